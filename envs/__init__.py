@@ -1,0 +1,1 @@
+"""Worlds that robots act in: tasks, instructions, objects, disturbances, experts and annotation."""

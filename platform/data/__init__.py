@@ -1,0 +1,1 @@
+"""Robot and grounding data on disk, and the samples made from them."""

@@ -1,0 +1,37 @@
+"""Every error the platform raises on purpose; the message says what was seen, what was expected, the next step."""
+
+
+class St4vlaError(Exception):
+    """The base of the platform's own errors: the command line prints its message without a traceback."""
+
+
+class ConfigError(St4vlaError, ValueError):
+    """A setting is unknown, contradicts another, or lies outside its range."""
+
+
+class DataError(St4vlaError):
+    """A dataset, a file in it or a row of it is missing, unreadable or does not fit the rest."""
+
+
+class CheckpointError(St4vlaError):
+    """A checkpoint folder is incomplete, of another architecture, or could not be written."""
+
+
+class EnvError(St4vlaError):
+    """A simulated world could not be built, reset or stepped."""
+
+
+class PolicyError(St4vlaError):
+    """A policy was shown something it cannot read, or answered something unusable."""
+
+
+class WorkerLost(St4vlaError):
+    """A Ray worker died more often than its retries allow."""
+
+
+class TrackingError(St4vlaError):
+    """The tracking store refused a record that must not be lost."""
+
+
+class JobError(St4vlaError):
+    """A Ray job could not be submitted, found or stopped."""

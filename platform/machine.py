@@ -1,0 +1,39 @@
+"""Prepare a process for this machine: software Vulkan where it was installed, one thread per worker."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def software_vulkan_icds() -> Iterator[Path]:
+    """List where `scripts/vulkan.sh` may have put its driver's JSON file, nearest first."""
+    if folder := os.environ.get("ST4VLA_VULKAN"):
+        yield Path(folder) / "icd.json"
+    yield Path.cwd() / ".vulkan" / "icd.json"
+    yield CHECKOUT / ".vulkan" / "icd.json"
+
+
+def process_environment() -> dict[str, str]:
+    """Give the variables a worker of ours starts with; a variable the user has set is kept.
+
+    Two threads in one worker while another worker holds the second core slow torch seventyfold, so every
+    process gets one unless told otherwise.
+    """
+    wanted = {
+        "OMP_NUM_THREADS": "1",
+        "LP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", ""),
+    }
+    found = next((icd for icd in software_vulkan_icds() if icd.is_file()), None)
+    if found is not None:
+        wanted["VK_DRIVER_FILES"] = str(found.resolve())
+    return {name: os.environ.get(name, value) for name, value in wanted.items() if value}
+
+
+def prepare_process() -> None:
+    """Set `process_environment` in this process; call it before torch or SAPIEN is imported."""
+    os.environ.update(process_environment())

@@ -1,0 +1,1 @@
+"""The dual-system policy, in plain torch and transformers."""

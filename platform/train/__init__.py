@@ -1,0 +1,1 @@
+"""The training step: losses, optimiser groups, schedule and validation metrics."""
