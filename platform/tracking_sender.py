@@ -134,19 +134,17 @@ def sweep(store: MlflowStore, queue_dir: Path) -> int:
 
 
 def send_run(store: MlflowStore, queue: RunQueue) -> bool:
-    """Send all of one run's unsent records; say whether its last, "end", was among them.
+    """Send all of one run's unsent records; say whether its end is in the store.
 
     Raises:
         StoreAway: the store did not answer; what was sent until then is remembered.
     """
-    ended = False
     while records := queue.unsent():
         while records:
             count = _batch_length(records)
             _send_some(store, queue, records[:count])
-            ended = records[count - 1].operation == "end"
             records = records[count:]
-    return ended
+    return queue.ended
 
 
 def _batch_length(records: list[Record]) -> int:
@@ -174,7 +172,7 @@ def _send_some(store: MlflowStore, queue: RunQueue, records: list[Record]) -> No
             return
         log.error("the tracking store refused a %s record of %s: %s", records[0].operation, queue.run_id, error)
         queue.reject(records[0], str(error))
-    queue.mark_sent(records[-1].end, run)
+    queue.mark_sent(records[-1].end, run, records[-1].operation == "end")
     _forget_files(queue, records[-1])
 
 
