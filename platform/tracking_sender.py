@@ -65,6 +65,7 @@ class Sender(threading.Thread):
             )  # fmt: skip
         for queue in waiting:
             queue.sync()
+            queue.release()
 
     def _done(self, begun: int) -> bool:
         return not self._queues or (self._rounds >= begun + 2 and bool(self._away_reason))
@@ -165,7 +166,7 @@ def _send_some(store: MlflowStore, queue: RunQueue, records: list[Record]) -> No
             store.send(run, records[0])
     except Exception as error:  # the boundary to a foreign store: a refusal is set aside, the rest waits
         if not is_refusal(error):
-            raise StoreAway(f"{type(error).__name__}: {str(error)[:300]}") from error
+            raise StoreAway(f"{type(error).__name__}: {str(error)[:160]}") from error
         if len(records) > 1:
             for record in records:
                 _send_some(store, queue, [record])

@@ -53,6 +53,7 @@ class MlflowStore:
         if self.uri.startswith("sqlite:"):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
 

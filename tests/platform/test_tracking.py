@@ -18,9 +18,15 @@ from st4vla.platform.tracking import Tracker, TrackingConfig, flatten, mask_secr
 from st4vla.platform.tracking_queue import RunQueue, queue_states
 
 
+@pytest.fixture(scope="module")
+def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One SQLite store for the module: making its tables takes five seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
 @pytest.fixture
-def config(workplace: Path) -> TrackingConfig:
-    return TrackingConfig(system_metrics=False)
+def config(workplace: Path, store_uri: str) -> TrackingConfig:
+    return TrackingConfig(uri=store_uri, system_metrics=False)
 
 
 def runs_of(config: TrackingConfig) -> dict[str, Any]:
