@@ -156,13 +156,15 @@ class LeRobotDataset:
     def annotation(self, index: int, camera: str) -> FrameAnnotation | None:
         """Give our annotation of one frame of one camera, None if it has none."""
         entry, place = self.entry(index)
-        if entry.annotation_path not in self._annotation_tables:
-            self._annotation_tables[entry.annotation_path] = _load_annotations(entry.annotation_path)
-        table, rows = self._annotation_tables[entry.annotation_path]
+        table, rows = self._annotation_rows(entry)
         row = rows.get((entry.index, place, camera))
         if row is None:
             return None
         return annotations.from_row({name: table[name][row].as_py() for name in annotations.CONTENT})
+
+    def annotation_table(self, entry: EpisodeEntry) -> pa.Table:
+        """Give the annotation rows of the file that holds the episode's, empty if there are none."""
+        return self._annotation_rows(entry)[0]
 
     def grounding_samples(self, index: int, cameras: Sequence[str] = ()) -> list[GroundingSample]:
         """Give every question that frame `index` can answer, in the order of the cameras (all, unless named)."""
@@ -205,6 +207,11 @@ class LeRobotDataset:
             seed=entry.seed,
             spec_id=entry.spec_id,
         )
+
+    def _annotation_rows(self, entry: EpisodeEntry) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
+        if entry.annotation_path not in self._annotation_tables:
+            self._annotation_tables[entry.annotation_path] = _load_annotations(entry.annotation_path)
+        return self._annotation_tables[entry.annotation_path]
 
     @cached_property
     def _cached_frames(self) -> Mapping[str, np.ndarray]:
