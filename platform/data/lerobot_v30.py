@@ -141,7 +141,7 @@ class LayoutV30:
         write_file(entries[0].data_path, parquet_bytes(self._data))
         if entries[0].annotation_path.exists():
             notes = read_table(entries[0].annotation_path)
-            self._annotations = notes.filter(pc.less(notes["episode_index"], len(meta.episodes)))
+            self._annotations = notes.filter(pc.field("episode_index") < len(meta.episodes))
         self._drop_later_files(meta)
 
     def _drop_later_files(self, meta: DatasetMeta) -> None:

@@ -10,8 +10,9 @@ POLL_S = 0.1
 
 
 class Prefetch:
-    """Hand on the items of `items`, at most `depth` of them made ahead; an error in making one is raised to the consumer.
+    """Hand on the items of `items`, at most `depth` of them made ahead.
 
+    An error in making one is raised to the consumer, after the items before it.
     `close` stops the thread and waits for it; a consumer that stops early must call it.
     """
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
-from st4vla.platform.data import grounding
+from st4vla.platform.data.grounding import KINDS, GroundingConfig, choose
 from st4vla.platform.data.lerobot_reader import LeRobotDataset
 from st4vla.platform.errors import ConfigError, DataError
 
@@ -35,10 +36,11 @@ class GroundingSource:
     def __init__(
         self,
         dataset: LeRobotDataset,
-        config: grounding.GroundingConfig = grounding.GroundingConfig(),
+        config: GroundingConfig | None = None,
         episodes: Sequence[int] | None = None,
     ) -> None:
-        self.name, self.dataset, self.config = f"{dataset.folder.name}/grounding", dataset, config
+        self.name, self.dataset = f"{dataset.folder.name}/grounding", dataset
+        self.config = config or GroundingConfig()
         wanted = set(range(dataset.num_episodes) if episodes is None else episodes)
         self._items = [item for index in sorted(wanted) for item in self._answerable(index)]
 
@@ -49,7 +51,7 @@ class GroundingSource:
     def load(self, item: int, rng: np.random.Generator) -> GroundingSample:
         """Read one frame and draw one question about it."""
         frame, camera = self._items[item]
-        sample = grounding.choose(self.dataset.grounding_samples(frame, [camera]), self.config, rng)
+        sample = choose(self.dataset.grounding_samples(frame, [camera]), self.config, rng)
         if sample is None:
             raise DataError(f"frame {frame} of {camera} in {self.dataset.folder} has no question of the wanted kinds.")
         return sample
@@ -57,14 +59,16 @@ class GroundingSource:
     def _answerable(self, episode: int) -> list[tuple[int, str]]:
         entry = self.dataset.meta.episodes[episode]
         table = self.dataset.annotation_table(entry)
-        table = table.filter(pc.equal(table["episode_index"], entry.index))
+        table = table.filter(pc.field("episode_index") == entry.index)
+        if not len(table):
+            return []
         can = {
-            "box": pc.greater(pc.list_value_length(table["box_names"]), 0),
-            "point": pc.greater(pc.list_value_length(table["point_names"]), 0),
-            "trace": pc.greater(pc.list_value_length(table["trace"]), 1),
-            "subgoal": pc.not_equal(table["subgoal"], ""),
+            "box": _lengths(table, "box_names") >= 1,
+            "point": _lengths(table, "point_names") >= 1,
+            "trace": _lengths(table, "trace") >= 2,
+            "subgoal": np.array([text != "" for text in table["subgoal"].to_pylist()]),
         }
-        asked = [np.asarray(can[kind].to_pylist(), bool) for kind in grounding.KINDS if self.config.weight(kind) > 0]
+        asked = [can[kind] for kind in KINDS if self.config.weight(kind) > 0]
         cameras = self.config.cameras or tuple(self.dataset.cameras)
         rows = zip(np.any(asked, axis=0), table["frame_index"].to_pylist(), table["camera"].to_pylist(), strict=True)
         return [(entry.first_frame + frame, camera) for able, frame, camera in rows if able and camera in cameras]

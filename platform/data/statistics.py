@@ -118,7 +118,7 @@ class Slice:
 
 
 def arm_action_slices() -> tuple[Slice, ...]:
-    """Give the scaling of the 7-D arm action: motion by quantiles, gripper binary (as InternVLA-M1 for Bridge and RT-1)."""
+    """Give the scaling of the 7-D arm action: motion by quantiles, gripper binary, as InternVLA-M1 does for Bridge."""
     return (Slice("position", 0, 3, "q99"), Slice("rotation", 3, 6, "q99"), Slice("gripper", 6, 7, "binary"))
 
 
