@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from st4vla.workers.intervals import Pair, disturbance, wilson
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
 from st4vla.platform.errors import DataError
 from st4vla.workers.ledger import Ledger, plan_digest
