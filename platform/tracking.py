@@ -157,7 +157,7 @@ class Tracker:
         self._append("dataset", payload)
 
     def register(self, folder: str | Path, name: str, lineage: Mapping[str, Any]) -> None:
-        """Register a checkpoint folder as the newest version of model `name`, under the alias "latest".
+        """Register a checkpoint folder as the newest version of model `name`, under the alias "newest".
 
         `lineage` becomes tags of the version: parent checkpoint, data digests, git revision.
 

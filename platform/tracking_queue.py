@@ -3,7 +3,8 @@
 One run is one folder under the queue folder:
 
     <run id>/records.jsonl    one JSON record a line, in the order they were made; never rewritten
-    <run id>/sent.json        {"position": bytes sent, "run": the store's own run id}; replaced atomically
+    <run id>/sent.json        {"position": bytes sent, "run": the store's own run id, "ended": its end is sent too};
+                              replaced atomically
     <run id>/rejected.jsonl   records the store refused for good, with its reason
     <run id>/files/           hard links (or copies) of artifacts, so that a run folder may be deleted meanwhile
 
@@ -63,20 +64,14 @@ class RunQueue:
             self._file.close()
             raise
         self._drop_torn_line()
-        self.position, self.store_run_id = self._read_sent()
+        sent = _read_sent(folder)
+        self.position, self.store_run_id, self.ended = sent["position"], sent["run"], sent["ended"]
 
     def _drop_torn_line(self) -> None:
         """Cut a last line that a crash left without its newline; it was never promised to anybody."""
         data = (self.folder / "records.jsonl").read_bytes()
         if data and not data.endswith(b"\n"):
             os.truncate(self.folder / "records.jsonl", data.rfind(b"\n") + 1)
-
-    def _read_sent(self) -> tuple[int, str]:
-        try:
-            sent = json.loads((self.folder / "sent.json").read_text())
-        except FileNotFoundError:
-            return 0, ""
-        return sent["position"], sent["run"]
 
     def append(self, operation: str, payload: Mapping[str, Any], durable: bool = False) -> None:
         """Add one record; `durable` also waits for the disk."""
@@ -120,11 +115,11 @@ class RunQueue:
                 records.append(Record(payload.pop("op"), payload, end))
         return records
 
-    def mark_sent(self, position: int, store_run_id: str) -> None:
+    def mark_sent(self, position: int, store_run_id: str, ended: bool) -> None:
         """Remember, crash-safely, that everything before `position` is in the store."""
-        self.position, self.store_run_id = position, store_run_id
+        self.position, self.store_run_id, self.ended = position, store_run_id, ended
         temporary = self.folder / "sent.json.tmp"
-        temporary.write_text(json.dumps({"position": position, "run": store_run_id}))
+        temporary.write_text(json.dumps({"position": position, "run": store_run_id, "ended": ended}))
         os.replace(temporary, self.folder / "sent.json")
 
     def reject(self, record: Record, reason: str) -> None:
@@ -142,10 +137,21 @@ class RunQueue:
             self._file.close()
 
     def remove(self) -> None:
-        """Delete the folder of a run that is wholly in the store; one with rejected records stays."""
+        """Delete what is wholly in the store; of a run with refused records their file stays."""
         self.release()
         if not (self.folder / "rejected.jsonl").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        shutil.rmtree(self.folder / "files", ignore_errors=True)
+        for name in ("records.jsonl", "sent.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _read_sent(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "sent.json").read_text())
+    except FileNotFoundError:
+        return {"position": 0, "run": "", "ended": False}
 
 
 def _link_or_copy(source: str | Path, target: str | Path) -> str:
@@ -180,18 +186,18 @@ def abandoned(queue_dir: Path) -> Iterator[RunQueue]:
 
 def queue_states(queue_dir: Path) -> list[QueueState]:
     """Count what waits in every run's folder without taking any of them over."""
-    states = []
-    for folder in _run_folders(queue_dir):
-        records, rejected = folder / "records.jsonl", folder / "rejected.jsonl"
-        sent = folder / "sent.json"
-        position = json.loads(sent.read_text())["position"] if sent.exists() else 0
-        with open(records, "rb") as file:
-            alive = _is_locked(file)
-            file.seek(position)
-            unsent = file.read().count(b"\n")
-        refused = rejected.read_bytes().count(b"\n") if rejected.exists() else 0
-        states.append(QueueState(folder.name, unsent, refused, alive))
-    return states
+    return [_state(folder) for folder in sorted(queue_dir.glob("*/"))]
+
+
+def _state(folder: Path) -> QueueState:
+    records, rejected = folder / "records.jsonl", folder / "rejected.jsonl"
+    refused = rejected.read_bytes().count(b"\n") if rejected.exists() else 0
+    if not records.exists():
+        return QueueState(folder.name, 0, refused, False)
+    with open(records, "rb") as file:
+        alive = _is_locked(file)
+        file.seek(_read_sent(folder)["position"])
+        return QueueState(folder.name, file.read().count(b"\n"), refused, alive)
 
 
 def _is_locked(file: Any) -> bool:

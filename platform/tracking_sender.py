@@ -65,6 +65,7 @@ class Sender(threading.Thread):
             )  # fmt: skip
         for queue in waiting:
             queue.sync()
+            queue.release()
 
     def _done(self, begun: int) -> bool:
         return not self._queues or (self._rounds >= begun + 2 and bool(self._away_reason))
@@ -134,19 +135,17 @@ def sweep(store: MlflowStore, queue_dir: Path) -> int:
 
 
 def send_run(store: MlflowStore, queue: RunQueue) -> bool:
-    """Send all of one run's unsent records; say whether its last, "end", was among them.
+    """Send all of one run's unsent records; say whether its end is in the store.
 
     Raises:
         StoreAway: the store did not answer; what was sent until then is remembered.
     """
-    ended = False
     while records := queue.unsent():
         while records:
             count = _batch_length(records)
             _send_some(store, queue, records[:count])
-            ended = records[count - 1].operation == "end"
             records = records[count:]
-    return ended
+    return queue.ended
 
 
 def _batch_length(records: list[Record]) -> int:
@@ -167,14 +166,14 @@ def _send_some(store: MlflowStore, queue: RunQueue, records: list[Record]) -> No
             store.send(run, records[0])
     except Exception as error:  # the boundary to a foreign store: a refusal is set aside, the rest waits
         if not is_refusal(error):
-            raise StoreAway(f"{type(error).__name__}: {str(error)[:300]}") from error
+            raise StoreAway(f"{type(error).__name__}: {str(error)[:160]}") from error
         if len(records) > 1:
             for record in records:
                 _send_some(store, queue, [record])
             return
         log.error("the tracking store refused a %s record of %s: %s", records[0].operation, queue.run_id, error)
         queue.reject(records[0], str(error))
-    queue.mark_sent(records[-1].end, run)
+    queue.mark_sent(records[-1].end, run, records[-1].operation == "end")
     _forget_files(queue, records[-1])
 
 

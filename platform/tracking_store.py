@@ -16,6 +16,7 @@ from st4vla.platform.tracking_queue import Record
 
 RUN_TAG = "st4vla.run"
 MODEL_TAG = "st4vla.registration"
+NEWEST = "newest"  # MLflow keeps "latest" for itself
 DIGEST_LENGTH = 36  # MLflow's limit; the tag st4vla.digest.NAME keeps the whole
 REFUSALS = {
     "BAD_REQUEST",
@@ -52,6 +53,7 @@ class MlflowStore:
         if self.uri.startswith("sqlite:"):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
 
@@ -62,7 +64,7 @@ class MlflowStore:
             self.import_client()
             from mlflow import MlflowClient
 
-            with _one_at_a_time(self.uri):
+            with OneAtATime(self.uri):
                 client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
                 self._experiment_id = self._find_experiment(client)
             self._client = client
@@ -160,7 +162,7 @@ class MlflowStore:
         version = self.client.create_model_version(
             name, f"models:/{model.model_id}", run_id=run, tags=tags, model_id=model.model_id, await_creation_for=0
         )
-        self.client.set_registered_model_alias(name, "latest", str(version.version))
+        self.client.set_registered_model_alias(name, NEWEST, str(version.version))
 
     def _model(self, name: str) -> bool:
         """Make the registered model; say whether it was there before."""
@@ -184,7 +186,7 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError | ValueError | TypeError)
 
 
-class _one_at_a_time:
+class OneAtATime:
     """Let one process at a time make a SQLite database; MLflow's migrations fail when two run together."""
 
     def __init__(self, uri: str):
