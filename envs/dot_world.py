@@ -7,13 +7,14 @@ marker file, and "hangs" never comes back.
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from st4vla.platform.contracts import EpisodeSpec, Observation, PolicySpec
-from st4vla.platform.errors import EnvError
+from st4vla.platform.errors import ConfigError, EnvError
 
 GOAL_M = 0.12
 REACHED_M = 0.02
@@ -28,6 +29,13 @@ class DotProgress:
     success: bool
     partial_credit: float
     stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DotFrame:
+    """One rendered frame: uint8 [H,W,3]."""
+
+    rgb: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class DotConfig:
 
 
 class DotWorld:
-    """A dot at the origin and two goals 12 cm away, drawn from the seed; the action's first three numbers move the dot (m)."""
+    """A dot at the origin and two goals 12 cm away, drawn from the seed; actions move it by their first three numbers."""
 
     def __init__(self, config: DotConfig | None = None):
         self.config = config or DotConfig()
@@ -131,5 +139,27 @@ class DotWorld:
             image[row - 1 : row + 2, column - 1 : column + 2, channel] = 255
         return image
 
+    def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, DotFrame]:
+        """Draw a recorded state as one camera saw it."""
+        return {"third_person": DotFrame(self.draw(snapshot, 64))}
+
     def close(self) -> None:
         """Let go of nothing."""
+
+
+def plan(suite: str, tasks: Sequence[str], episodes: int, seed: int) -> list[EpisodeSpec]:
+    """Plan episodes of the suites seen, moved_object and changed_instruction, the latter two with their twins.
+
+    Raises:
+        ConfigError: the suite is unknown.
+    """
+    disturbances = {"seen": (), "moved_object": ("object_moved",), "changed_instruction": ("instruction_changed",)}
+    if suite not in disturbances:
+        raise ConfigError(f"suite {suite!r} is unknown to the dot world; expected one of {', '.join(disturbances)}.")
+    arms = {(), disturbances[suite]}
+    return [
+        EpisodeSpec(suite, task, "default", seed + index, "move the dot to the goal", arm)
+        for task in tasks
+        for index in range(episodes)
+        for arm in sorted(arms)
+    ]

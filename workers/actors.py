@@ -62,20 +62,13 @@ class ExpertClient:
         return ActionChunk(self._expert.act()[None])
 
 
-def make_tabletop_world(task: str) -> World:
-    """Build the tabletop world of a task; the simulator itself starts at the first reset."""
-    from st4vla.envs.world import TabletopWorld, WorldConfig
-
-    return TabletopWorld(WorldConfig(task=task))
-
-
 @dataclass(frozen=True)
 class WorkerSetup:
     """What a rollout actor is built from; picklable."""
 
     policy: PolicySource
     options: RolloutOptions
-    make_world: Callable[[str], World] = make_tabletop_world
+    make_world: Callable[[str], World]
 
 
 class RolloutActor:

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
+from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.errors import ConfigError
 from st4vla.workers.actors import (
     InferenceConfig,
     WorkerSetup,
     default_workers,
-    make_tabletop_world,
     rollout_actor_factory,
     start_inference,
 )
@@ -30,6 +29,7 @@ from st4vla.workers.recordings import save_recording
 from st4vla.workers.report import ReportInput, failure_reasons, write_report
 from st4vla.workers.rollout import Rollout, RolloutOptions, failed_result, time_budget
 from st4vla.workers.summary import INFRASTRUCTURE, Summary, flat_metrics, summarise
+from st4vla.workers.worlds import family
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class EvalConfig:
 
     Attributes:
         policy: who acts.
+        world: family of worlds, see `worlds.py`.
         suites, tasks: what is planned; a suite of its own tasks (long_horizon) ignores `tasks`.
         episodes: episodes per suite and task; a disturbed suite adds as many undisturbed twins.
         seed: shifts all scenes; the same seed gives the same episodes on any machine.
@@ -51,6 +52,7 @@ class EvalConfig:
     """
 
     policy: PolicySource
+    world: str = "tabletop"
     suites: tuple[str, ...] = ("seen",)
     tasks: tuple[str, ...] = ("reach", "push")
     episodes: int = 20
@@ -75,6 +77,7 @@ class EvalConfig:
         """Give what decides the rows; where and by how many workers they are computed does not."""
         return {
             "policy": self.policy.digest(),
+            "world": self.world,
             "suites": list(self.suites),
             "tasks": list(self.tasks),
             "episodes": self.episodes,
@@ -99,8 +102,7 @@ def plan_episodes(config: EvalConfig) -> list[EpisodeSpec]:
     Raises:
         ConfigError: a suite or a task is unknown.
     """
-    from st4vla.envs.suites import plan
-
+    plan = family(config.world).plan
     specs = [spec for suite in config.suites for spec in plan(suite, config.tasks, config.episodes, config.seed)]
     return list({spec.episode_id: spec for spec in specs}.values())
 
@@ -148,7 +150,7 @@ class _Workers:
             config = self._config
             number = default_workers(config.workers)
             self._inference = start_inference(config.policy, config.inference, number)
-            setup = WorkerSetup(config.policy, config.options, make_tabletop_world)
+            setup = WorkerSetup(config.policy, config.options, family(config.world).make_world)
             make = rollout_actor_factory(setup, number, self._inference, config.inference.batch.timeout_s)
             self._pool = Pool(make, number, config.pool, on_retry=lambda spec, why: self.retried.append((spec, why)))
         return self._pool
@@ -218,12 +220,6 @@ def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
     return named | ({"reasons": "; ".join(f"{why} ({count})" for why, count in reasons)} if reasons else {})
 
 
-def result_of(row: Mapping[str, Any]) -> EpisodeResult:
-    """Read the result back out of a ledger row."""
-    names = EpisodeResult.__dataclass_fields__
-    return EpisodeResult(**{name: row[name] for name in names if name in row} | {"stages": tuple(row["stages"])})
-
-
 def main(cfg: Any) -> int:
     """Run `st4vla eval`."""
     from omegaconf import OmegaConf
@@ -256,6 +252,7 @@ def read_config(settings: Mapping[str, Any]) -> EvalConfig:
         policy=PolicySource(
             settings["policy_from"], RandomPolicyConfig(**random | {"cameras": tuple(random["cameras"])})
         ),
+        world=settings["world"],
         suites=as_names(settings["suite"]),
         tasks=as_names(settings["tasks"]),
         episodes=settings["episodes"],

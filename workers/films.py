@@ -62,7 +62,7 @@ def film_chosen(
         path = folder / "films" / film_name(row)
         source = folder / "recordings" / f"{row['episode_id']}.npz"
         if not path.exists() and source.exists():
-            rollout = Rollout(_result(row), load_recording(source))
+            rollout = Rollout(result_of(row), load_recording(source))
             shots.append(_Shot(row["episode_id"], specs[row["episode_id"]], rollout, path))
     if shots:
         _shoot(pool(), shots)
@@ -81,7 +81,8 @@ def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
         scratch.rename(outcome.item.path)
 
 
-def _result(row: Row) -> EpisodeResult:
+def result_of(row: Row) -> EpisodeResult:
+    """Read the result back out of a ledger row."""
     names = EpisodeResult.__dataclass_fields__
     return EpisodeResult(**{name: row[name] for name in names if name in row} | {"stages": tuple(row["stages"])})
 
