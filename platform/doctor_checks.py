@@ -5,6 +5,7 @@ A check returns what it saw, or raises: `Missing` with its own remedy, anything 
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import sys
@@ -78,7 +79,7 @@ def look_at_ray(_: Mapping[str, Any]) -> str:
     """Start a local Ray and run a task on it."""
     import ray
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         ray.get(ray.remote(lambda: 1).remote(), timeout=90)
     finally:
