@@ -98,7 +98,7 @@ class LayoutV21:
         write_json(self.folder / "meta" / "info.json", info)
 
     def _drop_unfinished(self) -> None:
-        """Remove what a killed or failed `add` left of an episode that never counted, and bring info.json up to date."""
+        """Remove what a killed or failed `add` left of an episode that never counted; bring info.json up to date."""
         episodes = len(self.spec_ids)
         for name, number in (("tasks", len(self.tasks)), ("episodes", episodes), ("episodes_stats", episodes)):
             _keep_lines(self.folder / "meta" / f"{name}.jsonl", number)
