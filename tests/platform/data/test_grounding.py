@@ -23,19 +23,21 @@ NOTE = FrameAnnotation(
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
-def test_one_frame_answers_five_questions() -> None:
+def test_one_frame_answers_six_questions() -> None:
     asked = questions(IMAGE, NOTE, "pick up the red cube")
     assert [(one.kind, one.label) for one in asked] == [
         ("box", "red cube"),
         ("box", "blue bowl"),
         ("point", "red cube"),
+        ("target", "pick up the red cube"),
         ("trace", "pick up the red cube"),
         ("subgoal", "pick up the red cube"),
     ]
     assert asked[1].answer.box == (7, 8, 9, 12)
     assert asked[2].answer.points == ((3, 4),) and asked[2].region == (1, 2, 5, 6)
-    assert asked[3].answer.trajectory == ((0, 0), (3, 4))
-    assert asked[4].answer.label == "grasp the red cube"
+    assert asked[3].answer.points == ((3, 4),) and asked[3].answer.label == "red cube"
+    assert asked[4].answer.trajectory == ((0, 0), (3, 4))
+    assert asked[5].answer.label == "grasp the red cube"
 
 
 def test_dense_labels_name_the_objects_in_the_order_of_the_boxes() -> None:
