@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from st4vla.platform.data import annotations, video
 from st4vla.platform.data.disk import write_file, write_json
@@ -137,10 +138,11 @@ class LayoutV30:
         entries = [entry for entry in meta.episodes if entry.file == (self._chunk, self._file)]
         self._rows = read_table(self._path(EPISODES_PATH)).to_pylist()
         self._data = read_table(entries[0].data_path).slice(0, sum(entry.length for entry in entries))
+        # Other people's readers take every row there is, so an unfinished episode's must go now.
         write_file(entries[0].data_path, parquet_bytes(self._data))
         if entries[0].annotation_path.exists():
             notes = read_table(entries[0].annotation_path)
-            self._annotations = notes.filter(pa.compute.less(notes["episode_index"], len(meta.episodes)))
+            self._annotations = notes.filter(pc.field("episode_index") < len(meta.episodes))
         self._drop_later_files(meta)
 
     def _drop_later_files(self, meta: DatasetMeta) -> None:
