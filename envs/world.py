@@ -98,7 +98,7 @@ class TabletopWorld:
             )
         self._env.task = spec.task
         self._env.renew_physics()
-        self._env.reset(seed=spec.seed, options={"scenes": [self.scene]})
+        self._env.reset(seed=spec.seed % 2**31, options={"scenes": [self.scene]})
         self._robot = self._env.agent.robot._objs[0]
         self._tcp_entity = self._env.agent.tcp._objs[0].entity
         self._bodies = [self._env.things[objects.INDEX[thing.name]]._objs[0] for thing in self.scene.things]
