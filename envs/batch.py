@@ -17,9 +17,9 @@ import sapien.physx
 import torch
 
 from st4vla.envs import control, geometry, objects, tabletop, tasks
-from st4vla.envs.layout import BASE_X, Scene
+from st4vla.envs.layout import Scene
+from st4vla.envs.states import BASE
 
-BASE = np.array([BASE_X, 0.0, 0.0])
 SUBSTEPS = tabletop.SIM_HZ // tabletop.CONTROL_HZ
 UNRENDERED = {"obs_mode": "none", "reward_mode": "none", "render_backend": "none"}
 

@@ -1,11 +1,12 @@
-"""Lay out the privileged state of many worlds at once, number for number as `TabletopWorld.privileged_state`."""
+"""Lay out the privileged state of many worlds at once, number for number as `states.privileged` does for one."""
 
 import numpy as np
 
 from st4vla.envs import geometry, layout, tasks
-from st4vla.envs.batch import BASE, Moment
+from st4vla.envs.batch import Moment
+from st4vla.envs.states import BASE, GOAL_M
+from st4vla.envs.states import PRIVILEGED_DIM as STATE_DIM
 
-STATE_DIM = 32
 # What makes each number of the state about one: the scales are fixed, so a policy needs no running statistics.
 MEAN = np.zeros(STATE_DIM, dtype=np.float32)
 MEAN[:7] = [0.55, 0.0, 0.12, np.pi, 0.0, 0.0, 0.5]
@@ -32,9 +33,9 @@ def goal(task: str, situation: tasks.Situation, which: np.ndarray) -> np.ndarray
     if task == "reach":
         return tasks.reach_point(situation.targets[rows, which], situation.half_heights[rows, which])
     if task == "push":
-        return situation.starts[rows, which] + 0.10 * situation.direction
+        return situation.starts[rows, which] + GOAL_M * situation.direction
     if task == "pick_up":
-        return situation.starts[rows, which] + np.array([0.0, 0.0, 0.10])
+        return situation.starts[rows, which] + np.array([0.0, 0.0, GOAL_M])
     return situation.destinations[rows, which]
 
 

@@ -21,10 +21,10 @@ from gymnasium.vector.utils import batch_space
 from st4vla.envs import layout, privileged, reward, tasks
 from st4vla.envs.batch import make_batch
 from st4vla.envs.control import MAX_STEP_M, MAX_TURN_RAD
+from st4vla.envs.suites import EVALUATION_SEEDS
 from st4vla.platform.errors import ConfigError, EnvError
 
 VECTOR_ENV_ID = "St4vlaTabletopVector-v1"
-TRAINING_SEEDS = 1_000_000_000  # evaluation seeds begin here
 ACTION_LIMITS = np.array([MAX_STEP_M] * 3 + [MAX_TURN_RAD] * 3, dtype=np.float32)
 # The gripper of a task that does not learn it: open to reach, closed to push.
 FIXED_GRIPPER: Mapping[str, float] = {"reach": 1.0, "push": 0.0}
@@ -118,7 +118,7 @@ class TabletopVectorEnv(VectorEnv):
         return self._look()[0], {}
 
     def _begin(self, rows: np.ndarray, seeds: Any = None) -> None:
-        chosen = self._seeds.integers(TRAINING_SEEDS, size=len(rows)) if seeds is None else seeds
+        chosen = self._seeds.integers(EVALUATION_SEEDS, size=len(rows)) if seeds is None else seeds
         config = self.config
         self._batch.set_out(list(rows), [layout.draw_scene(config.task, config.variant, int(s)) for s in chosen])
         self._steps[rows], self._done[rows] = 0, False
