@@ -66,7 +66,7 @@ def pick_up_potential(situation: tasks.Situation) -> np.ndarray:
 
 
 def place_potential(situation: tasks.Situation, index: int = 0) -> np.ndarray:
-    """Put one object into its container: the grasp, plus up to two for carrying it there, plus two once it lies there."""
+    """Put one object into its container: the grasp, plus up to two for the carrying, plus two once it lies there."""
     target, place = situation.targets[..., index, :], situation.destinations[..., index, :]
     held = tasks.is_held(situation.tcp, situation.opening, target)
     lifted = (target[..., 2] - situation.starts[..., index, 2] > 0.03) | (_length((target - place)[..., :2]) < 0.03)
@@ -93,5 +93,5 @@ POTENTIALS: dict[TaskName, Callable[[tasks.Situation], np.ndarray]] = {
 
 
 def reward(before: np.ndarray, after: np.ndarray, solved: np.ndarray) -> np.ndarray:
-    """Give the reward [N] of one control step from the potentials before and after it, and whether it solved the task."""
+    """Give the reward [N] of a control step: from the potentials before and after it, and whether it solved the task."""
     return SCALE * (after - before) + SUCCESS * solved - STEP_COST

@@ -138,7 +138,9 @@ class TabletopVectorEnv(VectorEnv):
         """
         actions = np.asarray(actions, dtype=np.float32)
         if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
-            raise EnvError(f"The actions are {list(actions.shape)}; expected finite {list(self.action_space.shape or ())}.")
+            raise EnvError(
+                f"The actions are {list(actions.shape)}; expected finite {list(self.action_space.shape or ())}."
+            )
         fresh, running = np.flatnonzero(self._done), np.flatnonzero(~self._done)
         self._batch.step(self.range.physical(actions), list(running))
         if len(fresh):

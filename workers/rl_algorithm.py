@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from st4vla.envs.vector import TabletopVectorEnv, VectorConfig, make_vector_env
+from st4vla.envs.vector import VectorConfig, make_vector_env
 from st4vla.platform.errors import ConfigError
+
+RLLIB_ENV = "st4vla_tabletop"
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,15 @@ def build_algorithm(config: PpoConfig, env: VectorConfig, steps: int, name: str)
     """Build RLlib's algorithm on the Ray that is connected; `steps` is the budget that the learning rate falls over."""
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+    from ray.tune.registry import register_env
 
     from st4vla.workers.rl_module import ActorCritic
 
+    register_env(RLLIB_ENV, lambda settings: make_vector_env(**settings))
     model = {"task": env.task, "hidden": config.hidden, "name": name, "log_std": config.log_std}
     made = (
         PPOConfig()
-        .environment(env=make_runner_env, env_config=vars(env))
+        .environment(env=RLLIB_ENV, env_config=vars(env))
         .env_runners(
             num_env_runners=config.runners,
             num_envs_per_env_runner=config.worlds,
@@ -89,14 +93,6 @@ def build_algorithm(config: PpoConfig, env: VectorConfig, steps: int, name: str)
     return made.build_algo()
 
 
-def make_runner_env(context: Any) -> TabletopVectorEnv:
-    """Make one env runner's environment; each runner draws other scenes."""
-    settings: dict[str, Any] = dict(context)
-    worlds = settings.pop("num_envs", 1)
-    settings["seed"] = 1000 * settings["seed"] + getattr(context, "worker_index", 0)
-    return make_vector_env(worlds, **settings)
-
-
 def note_success(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
     """Log whether an episode solved its task: only a solved one is terminated, others are cut."""
     metrics_logger.log_value("success", float(episode.is_terminated), reduce="mean", window=100)
@@ -123,7 +119,14 @@ class Iteration:
     def of_result(cls, result: Mapping[str, Any]) -> "Iteration":
         """Pick it out of RLlib's result."""
         sampled, learned = result["env_runners"], result["learners"]["default_policy"]
-        wanted = ("policy_loss", "vf_loss", "vf_explained_var", "entropy", "mean_kl_loss", "gradients_default_optimizer_global_norm")
+        wanted = (
+            "policy_loss",
+            "vf_loss",
+            "vf_explained_var",
+            "entropy",
+            "mean_kl_loss",
+            "gradients_default_optimizer_global_norm",
+        )
         return cls(
             steps=int(sampled["num_env_steps_sampled_lifetime"]),
             success=float(sampled.get("success", float("nan"))),
