@@ -10,6 +10,7 @@
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.envs.vector import VectorConfig
-from st4vla.platform.errors import ConfigError
-from st4vla.platform.policy.folder import Lineage
+from st4vla.platform.errors import ConfigError, EnvError
+from st4vla.platform.policy.folder import Lineage, replace_folder
 from st4vla.platform.policy.state_policy import load_state_policy, save_state_policy
 from st4vla.platform.tracking import Tracker, TrackingConfig
 from st4vla.workers.intervals import Rate, wilson
-from st4vla.workers.rl_algorithm import Iteration, PpoConfig, build_algorithm, cpu_seconds
+from st4vla.workers.rl_algorithm import EPISODES_JUDGED, Iteration, PpoConfig, build_algorithm, cpu_seconds
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Standing:
     """How far a run has come; kept on disk beside RLlib's checkpoint.
 
     Attributes:
-        steps, iterations: so far.
+        steps, iterations, episodes: so far.
         wall_s, cpu_s: spent on sampling and learning so far, over all processes; starting up is not counted.
         success: share of the last 100 training episodes solved, exploration included.
         episode_return: their mean return.
@@ -86,6 +87,7 @@ class Standing:
 
     steps: int = 0
     iterations: int = 0
+    episodes: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
     success: float = 0.0
@@ -94,6 +96,7 @@ class Standing:
     def add(self, now: Iteration, wall_s: float, cpu_s: float) -> None:
         """Count one iteration."""
         self.iterations += 1
+        self.episodes += now.episodes
         self.steps, self.wall_s, self.cpu_s = now.steps, self.wall_s + wall_s, self.cpu_s + cpu_s
         self.success, self.episode_return = now.success, now.episode_return
 
@@ -126,7 +129,8 @@ def reinforce(config: RlConfig, tracker: Tracker) -> Learned:
 
 def over(config: RlConfig, standing: Standing) -> bool:
     """Tell whether a run has used up its steps or its minutes, or solves the share of episodes that is asked for."""
-    good = config.stop_at is not None and standing.success >= config.stop_at
+    judged = standing.episodes >= EPISODES_JUDGED
+    good = config.stop_at is not None and judged and standing.success >= config.stop_at
     late = config.minutes is not None and standing.wall_s >= 60 * config.minutes
     return standing.steps >= config.steps or (good or late) and standing.iterations > 0
 
@@ -157,7 +161,9 @@ def _flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def learn(config: RlConfig, standing: Standing, tracker: Tracker) -> None:
     """Sample and learn until it is `over`; the last state is saved then, and every so many iterations before."""
-    algorithm = build_algorithm(config.ppo, config.env, config.steps, config.folder.name)
+    # A run that goes on draws other scenes than those it began with.
+    seed = config.env.seed + standing.steps
+    algorithm = build_algorithm(config.ppo, config.env, config.steps, config.folder.name, seed)
     try:
         if standing.iterations:
             algorithm.restore_from_path(str((config.folder / "learner").resolve()))
@@ -195,8 +201,10 @@ def metrics_of(now: Iteration, standing: Standing) -> dict[str, float]:
 
 def save(config: RlConfig, algorithm: Any, standing: Standing, tracker: Tracker) -> None:
     """Write RLlib's state, the policy folder and, last, the standing that refers to them."""
-    folder = config.folder
-    algorithm.save_to_path(str((folder / "learner").resolve()))
+    folder, fresh = config.folder.resolve(), config.folder.resolve() / "learner.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    algorithm.save_to_path(str(fresh))
+    replace_folder(fresh, folder / "learner")
     notes = {"task": config.env.task, "seed": config.env.seed, **asdict(standing)}
     lineage = Lineage(mlflow_run=tracker.run_id, notes=notes)
     save_state_policy(folder / "checkpoint", algorithm.get_module().actor, lineage)
@@ -237,7 +245,11 @@ class LearningProgress:
 
 
 def evaluate_policy(checkpoint: Path, config: RlConfig) -> Rate:
-    """Run the saved policy, without exploration, over the "seen" suite in this process: success with its interval."""
+    """Run the saved policy, without exploration, over the "seen" suite in this process: success with its interval.
+
+    Raises:
+        EnvError: an episode ended by anything but success or the time.
+    """
     from st4vla.workers.inference import LocalClient
     from st4vla.workers.rollout import RolloutOptions, RolloutWorker
     from st4vla.workers.worlds import family
@@ -248,9 +260,12 @@ def evaluate_policy(checkpoint: Path, config: RlConfig) -> Rate:
         lambda: tabletop.make_world(config.env.task), lambda world: LocalClient(policy), RolloutOptions()
     )
     plan = tabletop.plan("seen", [config.env.task], config.episodes, 0) if config.episodes else []
-    solved = sum(worker.run(spec).result.success for spec in plan)
+    results = [worker.run(spec).result for spec in plan]
     worker.close()
-    return wilson(solved, len(plan))
+    broken = [result for result in results if result.failure not in ("", "task")]
+    if broken:
+        raise EnvError(f"{len(broken)} evaluation episodes broke off; the first: {broken[0].reason}")
+    return wilson(sum(result.success for result in results), len(results))
 
 
 def main(cfg: Any) -> int:

@@ -8,6 +8,7 @@ from st4vla.envs.vector import VectorConfig, make_vector_env
 from st4vla.platform.errors import ConfigError
 
 RLLIB_ENV = "st4vla_tabletop"
+EPISODES_JUDGED = 100  # the last so many training episodes say how good the policy is
 LEARNER_METRICS = ("policy_loss", "vf_loss", "vf_explained_var", "entropy")
 
 
@@ -52,7 +53,7 @@ class PpoConfig:
             raise ConfigError(f"ppo.gamma is {self.gamma} and gae_lambda {self.gae_lambda}; both lie in 0..1.")
 
 
-def build_algorithm(config: PpoConfig, env: VectorConfig, steps: int, name: str) -> Any:
+def build_algorithm(config: PpoConfig, env: VectorConfig, steps: int, name: str, seed: int) -> Any:
     """Build RLlib's algorithm on the Ray that is connected; `steps` is the budget that the learning rate falls over."""
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -88,15 +89,15 @@ def build_algorithm(config: PpoConfig, env: VectorConfig, steps: int, name: str)
         )
         .rl_module(rl_module_spec=RLModuleSpec(module_class=ActorCritic, model_config=model))
         .callbacks(on_episode_end=note_success)
-        .reporting(min_time_s_per_iteration=0, metrics_num_episodes_for_smoothing=100)
-        .debugging(seed=env.seed, log_level="ERROR")
+        .reporting(min_time_s_per_iteration=0, metrics_num_episodes_for_smoothing=EPISODES_JUDGED)
+        .debugging(seed=seed, log_level="ERROR")
     )
     return made.build_algo()
 
 
 def note_success(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
     """Log whether an episode solved its task: only a solved one is terminated, others are cut."""
-    metrics_logger.log_value("success", float(episode.is_terminated), reduce="mean", window=100)
+    metrics_logger.log_value("success", float(episode.is_terminated), reduce="mean", window=EPISODES_JUDGED)
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,14 @@ class Iteration:
 
     Attributes:
         steps: control steps so far.
+        episodes: that ended in this round.
         success: share of the last 100 training episodes that solved their task, exploration included; nan before one.
         episode_return, episode_steps: means over them.
         learner: losses and the like.
     """
 
     steps: int
+    episodes: int
     success: float
     episode_return: float
     episode_steps: float
@@ -122,6 +125,7 @@ class Iteration:
         sampled, learned = result["env_runners"], result["learners"]["default_policy"]
         return cls(
             steps=int(sampled["num_env_steps_sampled_lifetime"]),
+            episodes=int(sampled.get("num_episodes", 0)),
             success=float(sampled.get("success", float("nan"))),
             episode_return=float(sampled.get("episode_return_mean", float("nan"))),
             episode_steps=float(sampled.get("episode_len_mean", float("nan"))),

@@ -45,9 +45,9 @@ def test_a_run_of_other_settings_in_the_same_folder_is_refused_by_what_differs(t
 
 
 def test_an_iteration_is_read_from_what_rllib_reports():
-    sampled = {"num_env_steps_sampled_lifetime": 512, "success": 0.25, "episode_return_mean": 2.0}
+    sampled = {"num_env_steps_sampled_lifetime": 512, "num_episodes": 3, "success": 0.25, "episode_return_mean": 2.0}
     now = Iteration.of_result({"env_runners": sampled, "learners": {"default_policy": {"entropy": 1.5, "other": 1}}})
-    assert (now.steps, now.success, now.episode_return) == (512, 0.25, 2.0)
+    assert (now.steps, now.episodes, now.success, now.episode_return) == (512, 3, 0.25, 2.0)
     assert now.learner == {"entropy": 1.5}
 
 
@@ -56,7 +56,8 @@ def test_a_run_is_over_by_steps_minutes_or_solved_episodes():
     assert not over(config, Standing(steps=999, iterations=1, wall_s=119.0, success=0.89))
     assert over(config, Standing(steps=1000, iterations=1))
     assert over(config, Standing(steps=10, iterations=1, wall_s=120.0))
-    assert over(config, Standing(steps=10, iterations=1, success=0.9))
+    assert over(config, Standing(steps=10, iterations=1, episodes=100, success=0.9))
+    assert not over(config, Standing(steps=10, iterations=1, episodes=99, success=0.9))
 
 
 @pytest.mark.ray
