@@ -58,7 +58,8 @@ class Stage:
         self._cameras: dict[str, Any] = {
             name: sensor.camera._render_cameras[0] for name, sensor in self._env._sensors.items()
         }
-        self._on_table: set[int] = set()
+        # Building the environment set out a scene of its own: the first pose puts all of it away.
+        self._on_table = set(range(len(self._entities)))
 
     @property
     def cameras(self) -> tuple[str, ...]:
