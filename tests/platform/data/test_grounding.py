@@ -23,19 +23,21 @@ NOTE = FrameAnnotation(
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
-def test_one_frame_answers_five_questions() -> None:
+def test_one_frame_answers_six_questions() -> None:
     asked = questions(IMAGE, NOTE, "pick up the red cube")
     assert [(one.kind, one.label) for one in asked] == [
         ("box", "red cube"),
         ("box", "blue bowl"),
         ("point", "red cube"),
+        ("target", "pick up the red cube"),
         ("trace", "pick up the red cube"),
         ("subgoal", "pick up the red cube"),
     ]
     assert asked[1].answer.box == (7, 8, 9, 12)
     assert asked[2].answer.points == ((3, 4),) and asked[2].region == (1, 2, 5, 6)
-    assert asked[3].answer.trajectory == ((0, 0), (3, 4))
-    assert asked[4].answer.label == "grasp the red cube"
+    assert asked[3].answer.points == ((3, 4),) and asked[3].answer.label == "red cube"
+    assert asked[4].answer.trajectory == ((0, 0), (3, 4))
+    assert asked[5].answer.label == "grasp the red cube"
 
 
 def test_dense_labels_name_the_objects_in_the_order_of_the_boxes() -> None:
@@ -65,7 +67,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_a_dataset_gives_a_question_for_every_annotated_frame(dataset_folder: Path) -> None:
     dataset = open_dataset(dataset_folder)
-    assert len(dataset.grounding_samples(0)) == 5
+    assert len(dataset.grounding_samples(0)) == 6
     source = GroundingSource(dataset, GroundingConfig({"point": 1}))
     assert len(source) == 25  # only third_person is annotated
     sample = source.load(17, np.random.default_rng(0))
