@@ -196,6 +196,6 @@ def ground(
 def read_answer(processor: Processor, tokens: Sequence[int], image: np.ndarray, shape: Shape | None) -> Answer:
     text = processor.decode(tokens)
     try:
-        return Answer(text, processor.read_answer(text, image, shape))
+        return Answer(text, processor.read_answer(tokens, image, shape))
     except SpatialParseError:
         return Answer(text, None)

@@ -111,9 +111,9 @@ class Processor:
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens)))
 
-    def read_answer(self, text: str, image: np.ndarray, shape: Shape | None = None) -> Spatial:
+    def read_answer(self, tokens: Sequence[int], image: np.ndarray, shape: Shape | None = None) -> Spatial:
         """Read an answer in pixels of `image`; raises SpatialParseError where there is none in it."""
-        return read_spatial(text, self.space(image), shape)
+        return read_spatial(self.decode(tokens), self.space(image), shape)
 
     def space(self, image: np.ndarray) -> CoordinateSpace:
         height, width = image.shape[:2]
