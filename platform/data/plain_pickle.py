@@ -12,13 +12,14 @@ import numpy as np
 
 from st4vla.platform.errors import DataError
 
-# numpy moved `core` to `_core` in 2.0; both spellings mean the same three functions.
+# numpy moved `core` to `_core` in 2.0; both spellings mean the same functions.
 ALLOWED = {
     **{
         (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
         for core in ("core", "_core")
         for name in ("_reconstruct", "scalar")
     },
+    **{(f"numpy.{core}.numeric", "_frombuffer"): np._core.numeric._frombuffer for core in ("core", "_core")},  # type: ignore[attr-defined]
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
