@@ -58,8 +58,7 @@ class Stage:
         self._cameras: dict[str, Any] = {
             name: sensor.camera._render_cameras[0] for name, sensor in self._env._sensors.items()
         }
-        # Building the environment set out a scene of its own: the first pose puts all of it away.
-        self._on_table = set(range(len(self._entities)))
+        self._on_table = set(range(len(objects.LIBRARY)))  # whatever the first reset drew goes to the shelf
 
     @property
     def cameras(self) -> tuple[str, ...]:
