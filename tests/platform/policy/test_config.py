@@ -33,7 +33,7 @@ def test_a_misspelt_setting_is_named_with_its_path_and_the_nearest_name(config):
         ("image_size", 100, "image_size is 100; the planner needs a multiple of 32"),
         ("chunk_length", 0, "chunk_length is 0; it must be above 0"),
         ("query.grad_scale", 1.5, "grad_scale is 1.5"),
-        ("query.width", 64, "its width must be 128"),
+        ("query.width", 128, "its width must be 64"),
         ("prompt.action", "Do it.", "must contain {instruction}"),
         ("planner.cameras", ["side"], "name some of third_person, wrist"),
         ("planner.kind", "llava", "expected one of qwen2_5_vl, qwen3_vl"),
@@ -56,5 +56,5 @@ def test_the_spec_says_what_the_policy_must_be_shown(config):
     assert (config.spec.state_dim, config.spec.action_dim, config.spec.chunk_length) == (7, 7, 8)
 
 
-def test_a_view_of_tiny_is_sixteen_planner_tokens(config):
-    assert config.tokens_per_view == 16
+def test_a_view_of_tiny_is_sixteen_planner_tokens():
+    assert PolicyConfig.preset("tiny").tokens_per_view == 16
