@@ -134,9 +134,14 @@ class LeRobotDataset:
 
     def images(self, index: int) -> dict[str, np.ndarray]:
         """Give {camera: uint8 [H,W,3]} of one frame."""
+        return {camera: self.image(index, camera) for camera in self.cameras}
+
+    def image(self, index: int, camera: str) -> np.ndarray:
+        """Give uint8 [H,W,3] of one frame of one camera."""
         if self._cache is not None:
-            return {camera: np.array(frames[index]) for camera, frames in self._cached_frames.items()}
-        return {camera: self._image(camera, index) for camera in self.cameras}
+            return np.array(self._cached_frames[camera][index])
+        entry, place = self.entry(index)
+        return self._decode(camera, entry, place, 1)[0]
 
     def action_sample(self, index: int, chunk_length: int) -> ActionSample:
         """Give frame `index` with its next `chunk_length` actions; after the episode's end the last one is repeated."""
@@ -172,7 +177,7 @@ class LeRobotDataset:
         for camera in cameras or self.cameras:
             note = self.annotation(index, camera)
             if note is not None:
-                asked += grounding.questions(self._image(camera, index), note, self.instruction(index))
+                asked += grounding.questions(self.image(index, camera), note, self.instruction(index))
         return asked
 
     def grounding_sample(
@@ -222,12 +227,6 @@ class LeRobotDataset:
     def _all_frames(self, camera: str) -> Iterator[np.ndarray]:
         for entry in self.meta.episodes:
             yield self._decode(camera, entry, 0, entry.length)
-
-    def _image(self, camera: str, index: int) -> np.ndarray:
-        if self._cache is not None:
-            return np.array(self._cached_frames[camera][index])
-        entry, place = self.entry(index)
-        return self._decode(camera, entry, place, 1)[0]
 
     def _decode(self, camera: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
         span = entry.videos[self.cameras[camera]]

@@ -92,7 +92,7 @@ class Processor:
         for sample in samples:
             space = self.space(sample.image)
             text = answer(sample, space, self.config.prompt)
-            turns.append(self._turn(question(sample.kind, sample.label), 1).followed_by(self._answer_ids(text)))
+            turns.append(self._turn(self.question(sample.kind, sample.label), 1).followed_by(self._answer_ids(text)))
         batch = pad_left(turns, self.token_ids["pad"])
         batch["images"] = torch.from_numpy(np.stack([self.view(s.image) for s in samples]))[:, None]
         if self._words and any(s.dense_labels is not None for s in samples):
@@ -106,7 +106,7 @@ class Processor:
         return batch
 
     def question(self, kind: GroundingKind, label: str) -> str:
-        return question(kind, label)
+        return question(kind, label, self.config.prompt, self.config.semantics)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens)))
