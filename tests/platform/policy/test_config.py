@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from st4vla.envs import objects
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 
@@ -58,3 +59,8 @@ def test_the_spec_says_what_the_policy_must_be_shown(config):
 
 def test_a_view_of_tiny_is_sixteen_planner_tokens():
     assert PolicyConfig.preset("tiny").tokens_per_view == 16
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_dense_loss_knows_the_words_of_every_object_of_the_tabletop(name):
+    assert sorted(PolicyConfig.preset(name).planner.dense.words) == objects.vocabulary()
