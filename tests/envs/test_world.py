@@ -3,18 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
+
+from st4vla.envs import annotate, layout, recording, suites, tabletop
+from st4vla.envs.experts import Expert
+from st4vla.envs.states import PRIVILEGED_DIM
+from st4vla.envs.world import TabletopWorld, WorldConfig
 from st4vla.platform.contracts import EpisodeSpec, PolicySpec
 from st4vla.platform.errors import ConfigError, EnvError
-from st4vla.platform.machine import prepare_process
-
-prepare_process()
-
-from st4vla.envs import annotate, layout, recording, suites  # noqa: E402 (SAPIEN reads the environment on import)
-from st4vla.envs.experts import Expert  # noqa: E402
-from st4vla.envs.states import PRIVILEGED_DIM  # noqa: E402
-from st4vla.envs.world import TabletopWorld, WorldConfig  # noqa: E402
 
 EYES = PolicySpec(("third_person", "wrist"), 128, 7, 7, 8, 5.0, "tabletop_panda")
 BLIND = PolicySpec((), 128, PRIVILEGED_DIM, 7, 8, 5.0, "tabletop_panda", state_form="privileged")
@@ -57,8 +55,8 @@ def test_an_episode_after_another_is_bitwise_the_one_of_a_fresh_world(world: Tab
 
 
 @pytest.mark.parametrize("task", layout.TASKS)
-def test_the_expert_solves_four_layouts(world: TabletopWorld, task: str):
-    for index in range(4):
+def test_the_expert_solves_three_layouts(world: TabletopWorld, task: str):
+    for index in range(3):
         run_expert(world, suites.make_spec("seen", task, suites.evaluation_seed(7, index)))
         assert world.progress().success, f"{task} {index}: {world.progress()}"
         assert world.progress().partial_credit == 1.0
@@ -154,10 +152,7 @@ def test_a_spec_of_another_task_or_perturbation_is_refused(world: TabletopWorld)
         WorldConfig(image_size=130)
 
 
-def test_manipulation_worlds_are_also_a_gymnasium_environment():
-    import gymnasium
-    from st4vla.envs import tabletop
-
+def test_tabletop_worlds_are_also_a_gymnasium_environment():
     env = gymnasium.make(
         tabletop.ENV_ID, task="put_on", num_envs=1, obs_mode="state", sim_backend="physx_cpu", render_backend="none"
     )
