@@ -1,6 +1,8 @@
 """Print results as tables; the only place where the rollout commands write to standard output."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -8,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from st4vla.workers.report import percent
-from st4vla.workers.summary import Summary
+from st4vla.workers.summary import Summary, read_summary
 
 
 def evaluation_tables(summary: Summary) -> list[Table]:
@@ -91,3 +93,18 @@ def print_collection(done: Any) -> None:
     for version, folder in done.folders.items():
         console.print(f"{version}: {folder}", soft_wrap=True)
         console.print(f"look at it: st4vla show {folder}", soft_wrap=True)
+
+
+def times_table(titles: Sequence[str], seconds: Sequence[float]) -> Table:
+    """Give how long each step of a job took."""
+    table = _table("time", ("step",), ("seconds",))
+    for title, spent in zip(titles, seconds, strict=True):
+        table.add_row(title, f"{spent:.0f}")
+    table.add_row("all", f"{sum(seconds):.0f}", style="bold")
+    return table
+
+
+def print_results(path: Path) -> None:
+    """Print the tables of an evaluation from the results.json in its folder."""
+    for table in evaluation_tables(read_summary(json.loads(path.read_text()))):
+        Console().print(table)
