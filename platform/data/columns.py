@@ -1,0 +1,160 @@
+"""Read the numbers of a dataset: actions, states and task numbers of every frame, checked row by row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from st4vla.platform.data.disk import read_json
+from st4vla.platform.data.lerobot_meta import DatasetMeta, read_table
+from st4vla.platform.errors import DataError
+
+# Part of a column: (column, start, end); end None is the column's end.
+Part = tuple[str, int, int | None]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The numbers of F frames: actions float32 [F,A], states float32 [F,S] or None, task_index int64 [F]."""
+
+    actions: np.ndarray
+    states: np.ndarray | None
+    task_index: np.ndarray
+
+
+def load_columns(meta: DatasetMeta, action: Sequence[str], state: Sequence[str]) -> Columns:
+    """Read the chosen columns, or named parts of them, of every episode in order.
+
+    Raises:
+        DataError: a column is missing, an episode has too few rows, or a value is not finite; file, row and key named.
+    """
+    action_parts = _parts(meta, "action", action, "action")
+    state_parts = _parts(meta, "state", state, "observation.state")
+    if not action_parts:
+        raise DataError(f"{meta.folder} has no column 'action'; name the parts to act with: {_offers(meta, 'action')}.")
+    actions, states, tasks = [], [], []
+    for path, entries in groupby(meta.episodes, key=lambda entry: entry.data_path):
+        table = read_table(path)
+        columns = {key: _column(table, path, key) for key, _, _ in (*action_parts, *state_parts)}
+        for entry in entries:
+            rows = slice(entry.data_row, entry.data_row + entry.length)
+            _check_rows(table, path, entry.index, rows)
+            actions.append(_join(columns, action_parts, rows))
+            states += [_join(columns, state_parts, rows)] if state_parts else []
+            tasks.append(_task_numbers(table, rows))
+    if not actions:
+        raise DataError(f"{meta.folder} holds no episode yet; collect some first.")
+    joined = np.concatenate(states) if states else None
+    return Columns(np.concatenate(actions), joined, np.concatenate(tasks))
+
+
+def stated_statistics_widths(meta: DatasetMeta) -> dict[str, int]:
+    """Give the width of each vector in the dataset's own statistics, after checking it against its features.
+
+    Raises:
+        DataError: the statistics are missing or have another width than the feature.
+    """
+    path, stats = _stated(meta)
+    widths: dict[str, int] = {}
+    for key, feature in meta.features.items():
+        if feature["dtype"] not in ("float32", "float64") or key not in stats:
+            continue
+        for name in ("mean", "std", "min", "max"):
+            seen = int(np.asarray(stats[key].get(name, [])).size)
+            if seen != int(np.prod(feature["shape"])):
+                raise DataError(
+                    f"{path}: {name} of {key!r} has {seen} numbers and the column has {int(np.prod(feature['shape']))}; "
+                    "the statistics belong to other data: compute them anew."
+                )
+        widths[key] = int(np.prod(feature["shape"]))
+    return widths
+
+
+def _stated(meta: DatasetMeta) -> tuple[Path, Mapping[str, Any]]:
+    if meta.version == "v2.1":
+        path = meta.folder / "meta" / "episodes_stats.jsonl"
+        without = [entry.index for entry in meta.episodes if not entry.stats]
+        if not path.exists() or without:
+            gone = f"has no episode {without[0]}" if path.exists() else "is missing"
+            raise DataError(f"{path} {gone}; every v2.1 episode needs its statistics: copy the dataset again.")
+        return path, meta.episodes[0].stats if meta.episodes else {}
+    path = meta.folder / "meta" / "stats.json"
+    if not path.exists():
+        raise DataError(f"{path} is missing; a {meta.version} dataset needs its statistics: copy the dataset again.")
+    return path, read_json(path)
+
+
+def _parts(meta: DatasetMeta, group: str, wanted: Sequence[str], default: str) -> list[Part]:
+    """Say which part of which column each wanted name means: a column's name, or one of modality.json."""
+    if tuple(wanted) == ("none",):
+        return []
+    if not wanted:
+        return [(default, 0, None)] if default in meta.features else []
+    named = _modality(meta).get(group, {})
+    parts: list[Part] = []
+    for name in wanted:
+        if name in named:
+            parts.append((named[name].get("original_key", default), named[name]["start"], named[name]["end"]))
+        elif name in meta.features:
+            parts.append((name, 0, None))
+        else:
+            raise DataError(f"{meta.folder} has no {group} {name!r}; it has {_offers(meta, group)}.")
+    return parts
+
+
+def _offers(meta: DatasetMeta, group: str) -> str:
+    named = list(_modality(meta).get(group, {}))
+    return ", ".join(named + [key for key in meta.features if group in key and key not in named]) or "none"
+
+
+def _modality(meta: DatasetMeta) -> Mapping[str, Any]:
+    path = meta.folder / "meta" / "modality.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _column(table: pa.Table, path: Path, key: str) -> np.ndarray:
+    if key not in table.column_names:
+        raise DataError(f"{path} has no column {key!r}; it has {', '.join(table.column_names)}.")
+    column = table[key].combine_chunks()
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise DataError(f"{path} row {row}: {key!r} is empty; drop the episode or record it anew.")
+    flat = column
+    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+    if len(values) % max(len(column), 1):
+        raise DataError(f"{path}: the rows of {key!r} have different widths; record the episode anew.")
+    values = values.reshape(len(column), -1)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise DataError(
+            f"{path} row {bad[0][0]}: {key!r} is {values[tuple(bad[0])]}; drop the episode or record it anew."
+        )
+    return values
+
+
+def _check_rows(table: pa.Table, path: Path, episode: int, rows: slice) -> None:
+    if rows.stop > len(table):
+        raise DataError(
+            f"{path} has {len(table)} rows and episode {episode} needs rows {rows.start}..{rows.stop - 1}; "
+            "the file is incomplete: copy the dataset again."
+        )
+    if "episode_index" in table.column_names:
+        seen = set(table["episode_index"][rows.start : rows.stop].to_pylist())
+        if seen != {episode}:
+            raise DataError(f"{path} rows {rows.start}..{rows.stop - 1} are of episodes {sorted(seen)}, not {episode}.")
+
+
+def _join(columns: Mapping[str, np.ndarray], parts: Sequence[Part], rows: slice) -> np.ndarray:
+    return np.concatenate([columns[key][rows, start:end] for key, start, end in parts], axis=1)
+
+
+def _task_numbers(table: pa.Table, rows: slice) -> np.ndarray:
+    if "task_index" not in table.column_names:
+        return np.full(rows.stop - rows.start, -1)
+    return np.asarray(table["task_index"][rows.start : rows.stop].to_pylist(), np.int64)

@@ -1,0 +1,105 @@
+"""Write files so that each is either wholly there or not there at all."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from st4vla.platform.errors import DataError
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step: readers see the old file or the new one, never a part.
+
+    Safe against a killed process and a full disk, not against a power cut: nothing is fsynced, because a
+    collector writes ten small files per episode.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a JSON-lines file; if that fails the file is cut back to what it was.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            size = file.tell()
+            try:
+                os.write(file.fileno(), line.encode() + b"\n")
+                complete = os.fstat(file.fileno()).st_size == size + len(line.encode()) + 1
+            except OSError:
+                file.truncate(size)
+                raise
+            if not complete:
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as indented JSON, keys in the order given."""
+    write_file(path, json.dumps(content, indent=4).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        DataError: the file is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; is {path.parent.parent} a LeRobot dataset?") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file; a last line without its newline is what a killed writer left, and is passed over.
+
+    Raises:
+        DataError: the file is missing, or a complete line is not JSON.
+    """
+    try:
+        lines = path.read_text().split("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; the dataset is incomplete.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path} line {number} is not JSON: {error}.") from error
+    return rows
+
+
+def disk_error(path: Path, error: OSError) -> DataError:
+    """Say what could not be written, and what to do."""
+    remedy = "nothing already written is lost; "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy += "free some space and run the same command again."
+    else:
+        remedy += "check that the folder may be written."
+    return DataError(f"{path} could not be written: {error.strerror}; {remedy}")

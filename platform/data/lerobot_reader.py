@@ -1,0 +1,253 @@
+"""Read LeRobot datasets, v2.0, v2.1 and v3.0, ours and other people's, as episodes and training samples."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
+from st4vla.platform.data import annotations, grounding, video
+from st4vla.platform.data.columns import Columns, load_columns, stated_statistics_widths
+from st4vla.platform.data.episode import Episode
+from st4vla.platform.data.frame_cache import FrameCache
+from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
+from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
+from st4vla.platform.errors import DataError
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which dataset, and what of it.
+
+    Attributes:
+        path: its folder, the one that holds meta/.
+        action, state: columns, or parts that modality.json names, to join into the action and the state; () takes the
+            columns "action" and "observation.state". ("none",) as the state reads no state.
+        cameras: cameras to read, by their short names; () for all.
+        statistics_key: embodiment the statistics are kept under; "" takes the dataset's robot_type.
+    """
+
+    path: str
+    action: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    statistics_key: str = ""
+
+    def __post_init__(self) -> None:
+        """Turn the lists that YAML gives into tuples."""
+        for name in ("action", "state", "cameras"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+def open_dataset(
+    path: Path | str | DatasetConfig, cache: FrameCache | None = None, config: DatasetConfig | None = None
+) -> "LeRobotDataset":
+    """Open a dataset; with a `cache`, frames are decoded once and then read from memory-mapped files.
+
+    Raises:
+        DataError: it is no dataset, or files, columns, cameras or statistics are missing or do not fit together.
+    """
+    settings = path if isinstance(path, DatasetConfig) else config or DatasetConfig(str(path))
+    return LeRobotDataset(settings, cache)
+
+
+class LeRobotDataset:
+    """A dataset on disk; frames of all episodes are numbered through from 0.
+
+    Actions and states are held in memory (14 numbers a frame); frames are decoded on demand or mapped from the cache.
+    """
+
+    def __init__(self, config: DatasetConfig, cache: FrameCache | None = None) -> None:
+        self.config, self.folder, self._cache = config, Path(config.path), cache
+        self.meta: DatasetMeta = read_meta(self.folder)
+        self.cameras: dict[str, str] = _choose_cameras(self.meta, config.cameras)
+        self.statistics_key = config.statistics_key or str(self.meta.info.get("robot_type") or "default")
+        self._ends = np.cumsum([entry.length for entry in self.meta.episodes])
+        self._annotation_tables: dict[Path, tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
+
+    def __len__(self) -> int:
+        """Give the number of frames."""
+        return self.num_frames
+
+    @property
+    def num_episodes(self) -> int:
+        """Give the number of episodes."""
+        return len(self.meta.episodes)
+
+    @property
+    def num_frames(self) -> int:
+        """Give the number of frames of all episodes."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def fps(self) -> int:
+        """Give the frames per second."""
+        return self.meta.fps
+
+    @cached_property
+    def digest(self) -> str:
+        """Give the SHA-256 of the dataset's metadata, rows and annotations: two equal digests are the same data."""
+        digest = hashlib.sha256()
+        for path in sorted(
+            path for root in ("meta", "data", "annotations") for path in (self.folder / root).rglob("*")
+        ):
+            if path.is_file() and not path.name.startswith("."):
+                digest.update(path.relative_to(self.folder).as_posix().encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Give the actions, states and task numbers of all frames, read at first use."""
+        return load_columns(self.meta, self.config.action, self.config.state)
+
+    @cached_property
+    def statistics(self) -> EmbodimentStatistics:
+        """Give the exact statistics of the actions and states, computed from the rows.
+
+        What the dataset says of itself must be there and have the right widths; its quantiles may be approximations.
+
+        Raises:
+            DataError: the dataset's own statistics are missing or have other widths than its columns.
+        """
+        stated_statistics_widths(self.meta)
+        state = Statistics.of(self.columns.states) if self.columns.states is not None else None
+        return EmbodimentStatistics(self.statistics_key, Statistics.of(self.columns.actions), state)
+
+    def entry(self, index: int) -> tuple[EpisodeEntry, int]:
+        """Give the episode that frame `index` belongs to, and the frame's place in it."""
+        if not 0 <= index < self.num_frames:
+            raise DataError(f"frame {index} was asked for and {self.folder} has frames 0..{self.num_frames - 1}.")
+        entry = self.meta.episodes[int(np.searchsorted(self._ends, index, side="right"))]
+        return entry, index - entry.first_frame
+
+    def instruction(self, index: int) -> str:
+        """Give what the robot was told at frame `index`."""
+        entry, _ = self.entry(index)
+        number = int(self.columns.task_index[index])
+        return self.meta.tasks[number] if 0 <= number < len(self.meta.tasks) else entry.instruction
+
+    def images(self, index: int) -> dict[str, np.ndarray]:
+        """Give {camera: uint8 [H,W,3]} of one frame."""
+        if self._cache is not None:
+            return {camera: np.array(frames[index]) for camera, frames in self._cached_frames.items()}
+        return {camera: self._image(camera, index) for camera in self.cameras}
+
+    def action_sample(self, index: int, chunk_length: int) -> ActionSample:
+        """Give frame `index` with its next `chunk_length` actions; after the episode's end the last one is repeated."""
+        entry, place = self.entry(index)
+        steps = np.arange(place, place + chunk_length)
+        rows = entry.first_frame + np.minimum(steps, entry.length - 1)
+        states = self.columns.states
+        return ActionSample(
+            images=self.images(index),
+            state=None if states is None else states[index].copy(),
+            instruction=self.instruction(index),
+            actions=self.columns.actions[rows],
+            is_pad=steps >= entry.length,
+            statistics_key=self.statistics_key,
+        )
+
+    def annotation(self, index: int, camera: str) -> FrameAnnotation | None:
+        """Give our annotation of one frame of one camera, None if it has none."""
+        entry, place = self.entry(index)
+        if entry.annotation_path not in self._annotation_tables:
+            self._annotation_tables[entry.annotation_path] = _load_annotations(entry.annotation_path)
+        table, rows = self._annotation_tables[entry.annotation_path]
+        row = rows.get((entry.index, place, camera))
+        if row is None:
+            return None
+        return annotations.from_row({name: table[name][row].as_py() for name in annotations.CONTENT})
+
+    def grounding_samples(self, index: int, cameras: Sequence[str] = ()) -> list[GroundingSample]:
+        """Give every question that frame `index` can answer, in the order of the cameras (all, unless named)."""
+        asked: list[GroundingSample] = []
+        for camera in cameras or self.cameras:
+            note = self.annotation(index, camera)
+            if note is not None:
+                asked += grounding.questions(self._image(camera, index), note, self.instruction(index))
+        return asked
+
+    def grounding_sample(
+        self, index: int, config: grounding.GroundingConfig, rng: np.random.Generator
+    ) -> GroundingSample | None:
+        """Draw a camera evenly, then one question about frame `index`; None if it can answer none."""
+        names = [
+            camera for camera in config.cameras or tuple(self.cameras) if self.annotation(index, camera) is not None
+        ]
+        if not names:
+            return None
+        return grounding.choose(self.grounding_samples(index, [names[int(rng.integers(len(names)))]]), config, rng)
+
+    def episode(self, index: int) -> Episode:
+        """Read one whole episode, frames decoded, annotations where there are any."""
+        if not 0 <= index < self.num_episodes:
+            raise DataError(f"episode {index} was asked for and {self.folder} has episodes 0..{self.num_episodes - 1}.")
+        entry = self.meta.episodes[index]
+        rows = slice(entry.first_frame, entry.first_frame + entry.length)
+        notes = {
+            camera: [self.annotation(frame, camera) for frame in range(rows.start, rows.stop)]
+            for camera in self.cameras
+        }
+        return Episode(
+            instruction=self.instruction(entry.first_frame),
+            task=entry.task,
+            actions=self.columns.actions[rows],
+            states=None if self.columns.states is None else self.columns.states[rows],
+            frames={camera: self._decode(camera, entry, 0, entry.length) for camera in self.cameras},
+            annotations={name: [n for n in own if n is not None] for name, own in notes.items() if None not in own},
+            fps=self.fps,
+            seed=entry.seed,
+            spec_id=entry.spec_id,
+        )
+
+    @cached_property
+    def _cached_frames(self) -> Mapping[str, np.ndarray]:
+        assert self._cache is not None
+        shapes = {name: (self.num_frames, *self._size(name), 3) for name in self.cameras}
+        return self._cache.open(self.digest, shapes, self._all_frames)
+
+    def _all_frames(self, camera: str) -> Iterator[np.ndarray]:
+        for entry in self.meta.episodes:
+            yield self._decode(camera, entry, 0, entry.length)
+
+    def _image(self, camera: str, index: int) -> np.ndarray:
+        if self._cache is not None:
+            return np.array(self._cached_frames[camera][index])
+        entry, place = self.entry(index)
+        return self._decode(camera, entry, place, 1)[0]
+
+    def _decode(self, camera: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
+        span = entry.videos[self.cameras[camera]]
+        return video.decode(span.path, span.first_frame + start, count, self.fps)
+
+    def _size(self, camera: str) -> tuple[int, int]:
+        height, width = self.meta.features[self.cameras[camera]]["shape"][:2]
+        return int(height), int(width)
+
+
+def _choose_cameras(meta: DatasetMeta, wanted: Sequence[str]) -> dict[str, str]:
+    """Map short camera names to feature keys: the part behind "observation.images." or "video."."""
+    short: dict[str, str] = {}
+    for key in meta.video_keys:
+        short[key.removeprefix("observation.images.").removeprefix("video.")] = key
+    missing = [name for name in wanted if name not in short]
+    if missing:
+        raise DataError(f"{meta.folder} has no camera {', '.join(missing)}; it has {', '.join(short) or 'none'}.")
+    return {name: short[name] for name in wanted} if wanted else short
+
+
+def _load_annotations(path: Path) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
+    if not path.exists():
+        return annotations.SCHEMA.empty_table(), {}
+    table = read_table(path).combine_chunks()
+    missing = [name for name in annotations.SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}; write the annotations anew.")
+    keys: tuple[Any, ...] = tuple(table[name].to_pylist() for name in ("episode_index", "frame_index", "camera"))
+    return table, {key: row for row, key in enumerate(zip(*keys, strict=True))}
