@@ -1,0 +1,102 @@
+"""Diffusion over action chunks: the squared-cosine schedule, the noise loss, and guided DDIM sampling.
+
+Epsilon prediction with a mean squared error (DDPM), sampled by DDIM with eta 0 over a regular subset of the steps,
+without clipping, guided as uncond + s (cond - uncond); the settings of CogACT and InternVLA-M1.
+
+Letters: B rows, R noise draws of a row, T chunk steps, A action width, Q condition tokens, C width.
+"""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.denoiser import Denoiser
+
+
+@cache
+def signal_levels(steps: int) -> tuple[float, ...]:
+    """Give the cumulative signal power after each step of the squared-cosine schedule (Nichol and Dhariwal)."""
+    levels, level = [], 1.0
+    for i in range(steps):
+        level *= 1 - min(1 - bar((i + 1) / steps) / bar(i / steps), 0.999)
+        levels.append(level)
+    return tuple(levels)
+
+
+def bar(share: float) -> float:
+    return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+@cache
+def ddim_subset(count: int, steps: int) -> tuple[int, ...]:
+    """Pick `count` of `steps` with the smallest whole stride that gives exactly so many.
+
+    Raises:
+        ConfigError: no whole stride does.
+    """
+    for stride in range(1, steps + 1):
+        if len(chosen := range(0, steps, stride)) == count:
+            return tuple(chosen)
+    raise ConfigError(f"expert.ddim_steps is {count}, which no whole stride over {steps} steps gives; try 4, 5 or 10.")
+
+
+def add_noise(actions: Tensor, noise: Tensor, steps_B: Tensor, total: int) -> Tensor:
+    levels = torch.tensor(signal_levels(total), dtype=actions.dtype, device=actions.device)[steps_B][:, None, None]
+    return levels.sqrt() * actions + (1 - levels).sqrt() * noise
+
+
+def noise_loss(
+    denoiser: Denoiser,
+    actions_BTA: Tensor,
+    is_pad_BT: Tensor,
+    condition_BQC: Tensor,
+    draws: int,
+    total: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Give the mean squared error of the predicted noise over `draws` noisings of every row; padding carries none."""
+    device = actions_BTA.device
+    actions = actions_BTA.repeat(draws, 1, 1)
+    steps = torch.randint(0, total, (len(actions),), generator=generator, device=device)
+    noise = torch.randn(actions.shape, generator=generator, device=device, dtype=actions.dtype)
+    chances = torch.rand(len(actions), generator=generator, device=device)
+    condition = condition_BQC.repeat(draws, 1, 1)
+    if denoiser.training:
+        condition = denoiser.drop_condition(condition, chances)
+    predicted = denoiser(add_noise(actions, noise, steps, total), steps, condition)
+    counts = (~is_pad_BT).repeat(draws, 1)[..., None]
+    errors = (predicted.float() - noise.float()).square() * counts
+    return errors.sum() / (counts.sum().clamp(min=1) * actions.shape[2])
+
+
+def guided_noise(denoiser: Denoiser, x: Tensor, step: int, condition: Tensor, guidance: float) -> Tensor:
+    """Predict the noise; with guidance other than 1 both halves of a doubled batch run as one.
+
+    `condition` holds the unconditional half below the conditional one when guidance is not 1.
+    """
+    if guidance == 1.0:
+        return denoiser(x, torch.full((len(x),), step, device=x.device), condition)
+    both = denoiser(torch.cat([x, x]), torch.full((2 * len(x),), step, device=x.device), condition)
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def sample_ddim(
+    denoiser: Denoiser, noise_BTA: Tensor, condition_BQC: Tensor, count: int, total: int, guidance: float
+) -> Tensor:
+    """Denoise from `noise_BTA` in `count` steps; deterministic in its inputs."""
+    levels, subset = signal_levels(total), ddim_subset(count, total)
+    condition = condition_BQC
+    if guidance != 1.0:
+        blank = denoiser.z_embedder.uncondition.to(condition.dtype).expand_as(condition)
+        condition = torch.cat([condition, blank])
+    x = noise_BTA
+    for i in range(count - 1, -1, -1):
+        level, previous = levels[subset[i]], levels[subset[i - 1]] if i else 1.0
+        epsilon = guided_noise(denoiser, x, subset[i], condition, guidance)
+        clean = (x - math.sqrt(1 - level) * epsilon) / math.sqrt(level)
+        x = math.sqrt(previous) * clean + math.sqrt(1 - previous) * epsilon
+    return x

@@ -1,0 +1,120 @@
+"""The dual-system policy as one torch module: plan, condition, denoise.
+
+    views + prompt --Planner--> plan [B,L,D]                                    System 2, may be cached
+    newest views --FrameEncoder--> frame tokens [B,K,D]                         System 1 from here
+    plan + frame --QueryTransformer--> condition [B,Q,C], and one more token for the state where there is one
+    noise + condition --Denoiser, DDIM--> actions [B,T,A], normalised
+
+Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1. Left out: layers of the planner
+other than the last, which both papers' default does not read either. Added: the state token, off as published.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from st4vla.platform.policy.config import PolicyConfig
+from st4vla.platform.policy.denoiser import Denoiser
+from st4vla.platform.policy.dense import DenseHead
+from st4vla.platform.policy.diffusion import noise_loss, sample_ddim
+from st4vla.platform.policy.planner import Planner
+from st4vla.platform.policy.query import QueryTransformer
+from st4vla.platform.policy.vision import FrameEncoder
+
+
+class St4vlaModel(nn.Module):
+    """Planner, frame encoder, query transformer and action expert under one roof."""
+
+    def __init__(self, config: PolicyConfig, token_ids: Mapping[str, int]) -> None:
+        """Build with random weights; seed torch first for the same ones."""
+        super().__init__()
+        self.config = config
+        width = config.planner.text.width
+        self.planner = Planner(config.planner, token_ids)
+        self.frame_encoder = FrameEncoder(config.vision, width, frame_dense_head(config))
+        self.query_transformer = QueryTransformer(config.query, width, config.semantics.attend_padding)
+        self.state_encoder = state_encoder(config.state_dim, config.expert.width) if config.state_dim else None
+        tokens = config.query.queries + (1 if config.state_dim else 0)
+        self.action_expert = Denoiser(config.expert, tokens, config.chunk_length, config.action_dim)
+
+    def forward(self, batches: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Give the losses of one training step over "action" and "grounding" batches, each "loss" its kind's sum.
+
+        Engines that wrap the module (DeepSpeed, DDP) need every loss to come out of one forward.
+        """
+        losses: dict[str, Tensor] = {}
+        if "action" in batches:
+            losses["action"] = self.action_loss(batches["action"])["loss"]
+        if "grounding" in batches:
+            parts = self.grounding_loss(batches["grounding"])
+            losses |= {"grounding" if name == "loss" else f"grounding_{name}": part for name, part in parts.items()}
+        return losses
+
+    def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """System 2: give the plan [B,L,D] and its mask [B,L]."""
+        hidden, _ = self.planner.read(batch)
+        return hidden, batch["attention_mask"]
+
+    def condition(self, plan: Tensor, mask: Tensor, images: Tensor, state: Tensor | None = None) -> Tensor:
+        """Fuse a plan, which may be old, with the newest views [B,V,3,H,W] and state [B,S]."""
+        fused = self.query_transformer(plan, mask, self.frame_encoder(images))
+        if self.state_encoder is None:
+            return fused
+        assert state is not None
+        return torch.cat([fused, self.state_encoder(state.to(fused.dtype))[:, None]], dim=1)
+
+    def action_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Give the noise-prediction loss; the planner and the condition run once for all noise draws."""
+        plan, mask = self.plan(batch)
+        condition = self.condition(plan, mask, batch["images"], batch.get("state"))
+        expert = self.config.expert
+        loss = noise_loss(
+            self.action_expert,
+            batch["actions"].to(condition.dtype),
+            batch["is_pad"],
+            condition,
+            expert.noise_draws,
+            expert.diffusion_steps,
+            generator,
+        )
+        return {"loss": loss}
+
+    def grounding_loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give "answer" (next-token), the dense losses where there are any, and their weighted sum "loss"."""
+        losses = self.planner.grounding_losses(batch)
+        total = losses["answer"]
+        if "dense" in losses:
+            total = total + self.config.planner.dense.weight * losses["dense"]
+        if (head := self.frame_encoder.dense_head) is not None and "dense_labels" in batch:
+            patches = self.frame_encoder.patches(batch["images"].flatten(0, 1))
+            losses["frame_dense"] = head.loss(patches, batch["dense_labels"], batch["dense_targets"])
+            total = total + self.config.vision.dense_weight * losses["frame_dense"]
+        return {"loss": total, **losses}
+
+    def sample(
+        self, condition: Tensor, noise: Tensor, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """System 1's last part: denoise `noise` [B,T,A] into normalised actions; config values unless given."""
+        expert = self.config.expert
+        return sample_ddim(
+            self.action_expert,
+            noise,
+            condition,
+            steps or expert.ddim_steps,
+            expert.diffusion_steps,
+            expert.guidance if guidance is None else guidance,
+        )
+
+
+def frame_dense_head(config: PolicyConfig) -> DenseHead | None:
+    """Build the dense head on DINOv2's patches, where the config gives it a weight."""
+    if not config.vision.dense_weight:
+        return None
+    cells = config.dense_side * config.vision.patch_size // config.image_size
+    return DenseHead(config.vision.width, len(config.planner.dense.words), cells)
+
+
+def state_encoder(state_dim: int, width: int) -> nn.Module:
+    """Build the light state encoder, which gives one condition token."""
+    return nn.Sequential(nn.Linear(state_dim, width), nn.GELU(), nn.Linear(width, width))

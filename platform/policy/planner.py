@@ -1,0 +1,102 @@
+"""System 2: a vision-language model whose last hidden layer is the plan, and which can answer in words.
+
+Stage 1 trains it with the next-token loss on answers (ST4VLA, section 3) and, for small planners trained from
+nothing, with an auxiliary dense loss on the merged vision tokens, without which they do not learn to point.
+
+Letters: B rows, V views, N = B x V images, S patches of an image, K merged tokens of an image, L text positions,
+D planner width.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from st4vla.platform.policy.config import PlannerConfig
+from st4vla.platform.policy.dense import DenseHead
+from st4vla.platform.policy.planner_build import build_vlm, image_constants
+from st4vla.platform.policy.planner_vision import encode_views, patchify
+
+IGNORE = -100
+
+
+class Planner(nn.Module):
+    """Read views and a prompt; give the plan [B,L,D], losses on answers, or an answer."""
+
+    def __init__(self, config: PlannerConfig, token_ids: Mapping[str, int]) -> None:
+        """Build with random weights; `token_ids` are those of `Processor.token_ids`."""
+        super().__init__()
+        self.config = config
+        self.image_token_id = token_ids["image"]
+        self.vlm = build_vlm(config, token_ids)
+        mean, std = image_constants(config.kind)
+        self.register_buffer("image_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        dense = config.dense
+        self.dense_head = DenseHead(config.text.width, len(dense.words), dense.cells_per_token) if dense.words else None
+
+    def see(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode uint8 views [N,3,H,W] into merged tokens [N,K,D] and the deep features of Qwen3-VL."""
+        pixels = (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
+        vision = self.config.vision
+        patches_NSP = patchify(pixels, vision.patch_size, vision.merge_size)
+        grid = (images.shape[2] // vision.patch_size, images.shape[3] // vision.patch_size)
+        return encode_views(self.vlm.model.visual, self.config, patches_NSP, grid)
+
+    def read(self, batch: Mapping[str, Tensor], cache: DynamicCache | None = None) -> tuple[Tensor, Tensor]:
+        """Give the last hidden layer [B,L,D], and the merged vision tokens [N,K,D] that went into it."""
+        tokens_NKD, deep = self.see(batch["images"].flatten(0, 1))
+        is_image_BL = batch["input_ids"] == self.image_token_id
+        embeds_BLD = self.vlm.model.language_model.embed_tokens(batch["input_ids"])
+        tokens_NKD = tokens_NKD.to(embeds_BLD.dtype)
+        embeds_BLD = embeds_BLD.masked_scatter(is_image_BL[..., None], tokens_NKD)
+        extra = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deep} if deep else {}
+        output = self.vlm.model.language_model(
+            inputs_embeds=embeds_BLD,
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **extra,
+        )
+        return output.last_hidden_state, tokens_NKD
+
+    def grounding_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the next-token loss on the answers and, where the batch and the config have it, the dense loss."""
+        hidden_BLD, tokens_NKD = self.read(batch)
+        labels = batch["labels"][:, 1:]
+        spoken = labels != IGNORE
+        logits = self.vlm.lm_head(hidden_BLD[:, :-1][spoken])
+        losses = {"answer": F.cross_entropy(logits.float(), labels[spoken])}
+        if self.dense_head is not None and "dense_labels" in batch:
+            losses["dense"] = self.dense_head.loss(tokens_NKD, batch["dense_labels"], batch["dense_targets"])
+        return losses
+
+    @torch.no_grad()
+    def answer(self, batch: Mapping[str, Tensor], end_id: int, most_tokens: int) -> list[list[int]]:
+        """Decode greedily after the prompt; each row's tokens up to its end of turn."""
+        cache = DynamicCache(config=self.vlm.config.text_config)
+        hidden, _ = self.read(batch, cache)
+        mask, position = batch["attention_mask"], batch["position_ids"].amax(dim=(0, 2)) + 1
+        chosen: list[Tensor] = []
+        done = torch.zeros_like(position, dtype=torch.bool)
+        for _ in range(most_tokens):
+            token = self.vlm.lm_head(hidden[:, -1]).argmax(-1)
+            token = torch.where(done, end_id, token)
+            chosen.append(token)
+            done |= token == end_id
+            if bool(done.all()):
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            hidden = self.vlm.model.language_model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=position[None, :, None].expand(3, -1, 1),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            position = position + 1
+        rows = torch.stack(chosen, dim=1).tolist()
+        return [row[: row.index(end_id)] if end_id in row else row for row in rows]
