@@ -137,7 +137,8 @@ class TrainConfig:
     Attributes:
         stage: "grounding" trains the planner on questions; "action" trains all on actions and questions together.
         steps: optimiser steps.
-        loss_weights: weight of each loss by the batch it comes from; ST4VLA (arXiv 2602.10109, table 7) found 0.1 on grounding best.
+        loss_weights: weight of each loss by the batch it comes from; 0.1 on grounding was best in ST4VLA
+            (arXiv 2602.10109, table 7).
         log_every: steps between progress rows (each is one small all-reduce and one device sync).
         seed: of the sample order, the initial weights, and every draw inside a step.
     """

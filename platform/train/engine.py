@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,8 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "train_batch_size": samples,
         "train_micro_batch_size_per_gpu": samples // (world_size * config.batch.accumulation),
         "gradient_accumulation_steps": config.batch.accumulation,
-        "gradient_clipping": config.optimiser.clip_norm,
+        # Without ZeRO DeepSpeed clips parameter by parameter and forgets the norm; `TrainEngine.step` does it at once.
+        "gradient_clipping": config.optimiser.clip_norm if engine.zero_stage else 0.0,
         "steps_per_print": sys.maxsize,
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
@@ -74,6 +76,8 @@ class TrainEngine:
         self.dtype = DTYPES[config.engine.precision]
         objective = Objective(model, config.loss_weights)
         optimiser = build_optimiser(model.named_parameters(), config.optimiser)
+        self._trained = [one for group in optimiser.param_groups for one in group["params"]]
+        self._norm: torch.Tensor | None = None
         self._engine, self._optimiser, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimiser,
@@ -98,12 +102,15 @@ class TrainEngine:
     def step(self, step: int) -> dict[str, float]:
         """Count a micro-batch and, at the step's last one, update the weights; give this step's rates by pattern."""
         rates = set_learning_rates(self._optimiser, self.config.optimiser, step, self.config.steps)
+        if self.config.engine.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
+            clip = self.config.optimiser.clip_norm or math.inf
+            self._norm = torch.nn.utils.clip_grad_norm_(self._trained, clip)
         self._engine.step()
         return rates
 
     def gradient_norm(self) -> float:
-        """Global norm of the last step's gradients before clipping; 0 where DeepSpeed did not take it."""
-        norm = self._engine.get_global_grad_norm()
+        """Global norm of the last step's gradients before clipping."""
+        norm = self._norm if self.config.engine.zero_stage == 0 else self._engine.get_global_grad_norm()
         return 0.0 if norm is None else float(norm)
 
     def train(self, training: bool = True) -> None:
@@ -124,7 +131,9 @@ class TrainEngine:
         try:
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"could not write the engine's state to {folder}: {error}; free some space") from error
+            raise CheckpointError(
+                f"could not write the engine's state to {folder}: {error}; free some space"
+            ) from error
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Read what `save` wrote, on as many workers as wrote it; give back the counters."""

@@ -49,7 +49,7 @@ class Worker:
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    """Give the seed of one worker's draws in one micro-batch, so that a resumed run draws what an unbroken one would."""
+    """Seed one worker's draws in one micro-batch, so that a resumed run draws what an unbroken one would."""
     digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -176,6 +176,7 @@ class Meter:
 
     def _clear(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
         self.micro_batches = 0
         self.wait_s = 0.0
         self.busy_s = 0.0
@@ -190,16 +191,23 @@ class Meter:
         self.busy_s += seconds
         for name, value in {"total": total, **parts}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def drain(self, world_size: int) -> tuple[dict[str, float], float, float]:
-        """Give (mean losses, wait and busy seconds), averaged over the workers, and start anew."""
-        names = sorted(self.sums)
-        device = next(iter(self.sums.values())).device
-        times = torch.tensor([self.wait_s, self.busy_s], dtype=torch.float64, device=device)
-        losses = torch.stack([self.sums[name].double() for name in names]) / self.micro_batches
-        vector = torch.cat([losses, times])
+        """Give (mean losses, wait and busy seconds), averaged over the workers, and start anew.
+
+        Workers may have seen different parts (a batch without dense labels has no dense loss), so names travel too.
+        """
+        values = torch.stack(list(self.sums.values())).tolist()
+        mine = {name: (value, self.counts[name]) for name, value in zip(self.sums, values, strict=True)}
+        everyone = [(mine, self.wait_s, self.busy_s)]
         if world_size > 1:
-            dist.all_reduce(vector)
-        *means, wait_s, busy_s = (vector / world_size).tolist()
+            everyone = everyone * world_size
+            dist.all_gather_object(everyone, (mine, self.wait_s, self.busy_s))
         self._clear()
-        return dict(zip(names, means, strict=True)), wait_s, busy_s
+        means = {}
+        for name in dict.fromkeys(name for parts, _, _ in everyone for name in parts):
+            seen = [parts[name] for parts, _, _ in everyone if name in parts]
+            means[name] = sum(value for value, _ in seen) / sum(count for _, count in seen)
+        wait_s, busy_s = (sum(row[i] for row in everyone) / world_size for i in (1, 2))
+        return means, wait_s, busy_s

@@ -32,9 +32,7 @@ def match_rate(name: str, rates: Mapping[str, float]) -> str:
     )
 
 
-def parameter_groups(
-    named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: OptimiserConfig
-) -> list[dict]:
+def parameter_groups(named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: OptimiserConfig) -> list[dict]:
     """Sort trainable parameters into AdamW groups by pattern, matrices apart from vectors.
 
     Returns:

@@ -47,8 +47,10 @@ class Source(Protocol):
     """Samples by number; a source that makes them afresh has `num_items` 0 and takes any number."""
 
     name: str
-    digest: str
     num_items: int
+
+    @property
+    def digest(self) -> str: ...
 
     def robot(self, item: int) -> ActionSample: ...
 
@@ -105,7 +107,7 @@ class LeRobotSource:
         self.num_items = len(self._train)
 
     @property
-    def digest(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def digest(self) -> str:
         """Digest of the dataset's content."""
         return self.dataset.digest
 
@@ -204,7 +206,9 @@ class Draws:
 class Sources:
     """All sources of a run, opened once each, with the weights they are drawn by."""
 
-    def __init__(self, robot: Sequence[SourceConfig], grounding: Sequence[SourceConfig], reading: ReadingConfig) -> None:
+    def __init__(
+        self, robot: Sequence[SourceConfig], grounding: Sequence[SourceConfig], reading: ReadingConfig
+    ) -> None:
         opened: list[tuple[SourceConfig, Source]] = []
 
         def once(config: SourceConfig) -> Source:

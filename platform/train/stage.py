@@ -1,31 +1,30 @@
 """Build one stage from its settings and run it in this process, alone or as one worker of many.
 
-    sources (data) + parent checkpoint or random weights -> model and processor
-    -> DeepSpeed engine, batches, validation -> the loop
+sources (data) + parent checkpoint or random weights -> model and processor
+-> DeepSpeed engine, batches, validation -> the loop
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, read_policy_yaml, save_checkpoint
-from st4vla.platform.contracts import GroundingSample, Observation, Spatial
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
 from st4vla.platform.policy.config import PolicyConfig
-from st4vla.platform.policy.inference import St4vlaPolicy
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
+from st4vla.platform.policy.prompt import template_texts
 from st4vla.platform.policy.tokenizer import build_tokenizer
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
 from st4vla.platform.train.loop import Reporter, Row, Trainer, Worker
+from st4vla.platform.train.predict import Predictor
 from st4vla.platform.train.sources import Draws, ReadingConfig, SourceConfig, Sources
 from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
 
@@ -129,11 +128,11 @@ def build_policy(job: StageJob, sources: Sources) -> tuple[St4vlaModel, Processo
     torch.manual_seed(job.train.seed)
     statistics = {one.key: one for one in sources.statistics()}
     if not job.parent:
-        texts = {text for source in sources.every for text in source.texts()}
+        texts = [text for source in sources.every for text in source.texts()] + template_texts(job.policy.prompt)
         tokenizer = build_tokenizer(texts, job.policy.planner.text.vocab_size)
         processor = Processor(job.policy, tokenizer, statistics)
         return St4vlaModel(job.policy, processor.token_ids), processor
-    parent = load_checkpoint(job.parent, planner_only_ok=True)
+    parent = load_checkpoint(job.parent, parts_ok=True)
     statistics |= kept_statistics(parent.processor.statistics, statistics, job.parent)
     processor = Processor(job.policy, parent.processor.tokenizer, statistics)
     if parent_kinship(job.parent, job.policy) == "all":
@@ -224,22 +223,9 @@ def validator(
     def validate(model: torch.nn.Module) -> Row:
         assert isinstance(model, St4vlaModel)
         tally = Tally([*ACTION_METRICS, *GROUNDING_METRICS])
-        policy = St4vlaPolicy(model, processor)
-        score_actions(robot, lambda seen, keys: act(policy, seen, keys), tally)
-        score_grounding(questions, lambda asked: answer(policy, asked), tally)
+        predictor = Predictor(model, processor)
+        score_actions(robot, predictor.act, tally)
+        score_grounding(questions, predictor.answer, tally)
         return tally.means(worker.world_size, device)
 
     return validate
-
-
-def act(policy: St4vlaPolicy, seen: Sequence[Observation], keys: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Let the policy act once on each observation, each in a session of its own."""
-    sessions = [str(key) for key in keys]
-    for session in sessions:
-        policy.reset(session)
-    return [chunk.actions for chunk in policy.act(seen, sessions, keys)]
-
-
-def answer(policy: St4vlaPolicy, asked: Sequence[GroundingSample]) -> Sequence[Spatial | None]:
-    """Let the policy answer questions; None where its text could not be read."""
-    raise NotImplementedError
