@@ -122,21 +122,19 @@ def compose_command(name: str, overrides: Sequence[str] = ()) -> Any:
 
 
 def _nearest_key(name: str, message: str) -> str:
-    mistyped = re.search(r"Key '([\w.]+)' is not in", message)
+    mistyped = re.search(r"Could not override '([\w.]+)'", message)
     if mistyped is None:
         return ""
-    near = difflib.get_close_matches(mistyped[1], _keys(compose_command(name)), n=1)
-    return f"\nDid you mean {near[0]!r}?" if near else f"\n`st4vla {name} --help` lists the keys."
+    near = difflib.get_close_matches(mistyped[1], _dotted_keys(compose_command(name)), n=1)
+    return f"\nDid you mean {near[0]}?" if near else f"\n`st4vla {name} --help` lists the keys."
 
 
-def _keys(cfg: Any) -> set[str]:
-    from omegaconf import DictConfig, OmegaConf
-
-    keys: set[str] = set()
+def _dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
+    keys = []
     for key in cfg:
-        keys.add(str(key))
-        if not OmegaConf.is_missing(cfg, key) and isinstance(cfg._get_node(key), DictConfig):
-            keys |= _keys(cfg._get_node(key))
+        keys.append(f"{prefix}{key}")
+        if (node := cfg._get_node(key)) is not None and hasattr(node, "keys") and not node._is_missing():
+            keys += _dotted_keys(node, f"{prefix}{key}.")
     return keys
 
 

@@ -26,6 +26,8 @@ def process_environment() -> dict[str, str]:
         "LP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", ""),
     }
     found = next((icd for icd in software_vulkan_icds() if icd.is_file()), None)

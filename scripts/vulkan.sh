@@ -23,8 +23,9 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{lists,archives}/partial "$work/debs"
 options=(-o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work" -o "APT::Sandbox::User=")
 . /etc/os-release
+version=${VERSION_ID:-999}
 release=()
-if [ "$ID" = debian ] && [ "${VERSION_ID%%.*}" -lt 13 ]; then
+if [ "$ID" = debian ] && [ "${version%%.*}" -lt 13 ]; then
     keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     for suite in "$VERSION_CODENAME" "$VERSION_CODENAME-backports"; do
         echo "deb [signed-by=$keyring] http://deb.debian.org/debian $suite main"
@@ -35,6 +36,15 @@ fi
 
 echo "vulkan: downloading Mesa's software driver (about 55 MB) into .vulkan/"
 apt-get "${options[@]}" -qq update
+seen=$(apt-cache "${options[@]}" ${release[1]:+-o "APT::Default-Release=${release[1]}"} policy mesa-vulkan-drivers |
+    awk '/Candidate:/ {print $2}')
+if ! dpkg --compare-versions "${seen:-0}" ge 24.3; then
+    echo "vulkan: $ID ${VERSION_ID:-} offers mesa-vulkan-drivers ${seen:-nowhere}; SAPIEN needs Mesa >= 24.3." >&2
+    echo "vulkan: on Ubuntu 22.04 'sudo add-apt-repository ppa:kisak/kisak-mesa && sudo apt install" >&2
+    echo "vulkan: mesa-vulkan-drivers', or on any system 'conda create -p .conda -c conda-forge mesa-lavapipe" >&2
+    echo "vulkan: libvulkan-loader'; then set VK_DRIVER_FILES to the lvp_icd JSON file it installs." >&2
+    exit 1
+fi
 # The driver and the libraries a bare machine lacks; libc and the compiler runtime are the system's own.
 wanted='^lib(bsd|display|drm|edit|elf|expat|ffi|icu|llvm|lzma|md|sensors|spirv|tinfo|udev|unwind|vulkan|wayland|x11|xau|xcb|xdmcp|xml2|xshmfence|z3|zstd)'
 mapfile -t packages < <(apt-cache "${options[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts \
