@@ -57,7 +57,7 @@ def from_row(row: Mapping[str, object]) -> FrameAnnotation:
     get = row.__getitem__
     mask: np.ndarray | None = None
     if get("mask") is not None:
-        mask = np.frombuffer(get("mask"), np.int8).reshape(get("mask_height"), get("mask_width"))  # type: ignore[arg-type]
+        mask = np.frombuffer(get("mask"), np.int8).reshape(get("mask_height"), get("mask_width")).copy()  # type: ignore[arg-type]
     return FrameAnnotation(
         boxes={name: tuple(box) for name, box in zip(get("box_names"), get("boxes"), strict=True)},  # type: ignore[arg-type]
         points={name: tuple(point) for name, point in zip(get("point_names"), get("points"), strict=True)},  # type: ignore[arg-type]

@@ -66,8 +66,9 @@ def stated_statistics_widths(meta: DatasetMeta) -> dict[str, int]:
         for name in ("mean", "std", "min", "max"):
             seen = int(np.asarray(stats[key].get(name, [])).size)
             if seen != int(np.prod(feature["shape"])):
+                width = int(np.prod(feature["shape"]))
                 raise DataError(
-                    f"{path}: {name} of {key!r} has {seen} numbers and the column has {int(np.prod(feature['shape']))}; "
+                    f"{path}: {name} of {key!r} has {seen} numbers and the column has {width}; "
                     "the statistics belong to other data: compute them anew."
                 )
         widths[key] = int(np.prod(feature["shape"]))

@@ -77,5 +77,6 @@ def _check_frames(camera: str, frames: np.ndarray) -> None:
         raise DataError(f"frames[{camera!r}] is {frames.dtype} {frames.shape}; expected uint8 [N, H, W, 3].")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise DataError(
-            f"frames[{camera!r}] are {frames.shape[1]}x{frames.shape[2]} pixels; H.264 needs even sides, so crop or pad them."
+            f"frames[{camera!r}] are {frames.shape[1]}x{frames.shape[2]} pixels; "
+            "H.264 needs even sides, so crop or pad them."
         )

@@ -37,9 +37,9 @@ class GroundingConfig:
         if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
             raise ConfigError(f"grounding.weights is {weights}; expected none below 0 and at least one above.")
 
-    def weight(self, kind: GroundingKind) -> float:
+    def weight(self, kind: str) -> float:
         """Give the weight of one kind, 0 if it is not named."""
-        return (self.weights or {}).get(kind, 0.0)
+        return dict(self.weights or {}).get(kind, 0.0)  # type: ignore[arg-type]
 
 
 def questions(image: np.ndarray, annotation: FrameAnnotation, instruction: str) -> list[GroundingSample]:

@@ -134,9 +134,14 @@ class LeRobotDataset:
 
     def images(self, index: int) -> dict[str, np.ndarray]:
         """Give {camera: uint8 [H,W,3]} of one frame."""
+        return {camera: self.image(index, camera) for camera in self.cameras}
+
+    def image(self, index: int, camera: str) -> np.ndarray:
+        """Give uint8 [H,W,3] of one frame of one camera."""
         if self._cache is not None:
-            return {camera: np.array(frames[index]) for camera, frames in self._cached_frames.items()}
-        return {camera: self._image(camera, index) for camera in self.cameras}
+            return np.array(self._cached_frames[camera][index])
+        entry, place = self.entry(index)
+        return self._decode(camera, entry, place, 1)[0]
 
     def action_sample(self, index: int, chunk_length: int) -> ActionSample:
         """Give frame `index` with its next `chunk_length` actions; after the episode's end the last one is repeated."""
@@ -156,13 +161,15 @@ class LeRobotDataset:
     def annotation(self, index: int, camera: str) -> FrameAnnotation | None:
         """Give our annotation of one frame of one camera, None if it has none."""
         entry, place = self.entry(index)
-        if entry.annotation_path not in self._annotation_tables:
-            self._annotation_tables[entry.annotation_path] = _load_annotations(entry.annotation_path)
-        table, rows = self._annotation_tables[entry.annotation_path]
+        table, rows = self._annotation_rows(entry)
         row = rows.get((entry.index, place, camera))
         if row is None:
             return None
         return annotations.from_row({name: table[name][row].as_py() for name in annotations.CONTENT})
+
+    def annotation_table(self, entry: EpisodeEntry) -> pa.Table:
+        """Give the annotation rows of the file that holds the episode's, empty if there are none."""
+        return self._annotation_rows(entry)[0]
 
     def grounding_samples(self, index: int, cameras: Sequence[str] = ()) -> list[GroundingSample]:
         """Give every question that frame `index` can answer, in the order of the cameras (all, unless named)."""
@@ -170,7 +177,7 @@ class LeRobotDataset:
         for camera in cameras or self.cameras:
             note = self.annotation(index, camera)
             if note is not None:
-                asked += grounding.questions(self._image(camera, index), note, self.instruction(index))
+                asked += grounding.questions(self.image(index, camera), note, self.instruction(index))
         return asked
 
     def grounding_sample(
@@ -206,6 +213,11 @@ class LeRobotDataset:
             spec_id=entry.spec_id,
         )
 
+    def _annotation_rows(self, entry: EpisodeEntry) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
+        if entry.annotation_path not in self._annotation_tables:
+            self._annotation_tables[entry.annotation_path] = _load_annotations(entry.annotation_path)
+        return self._annotation_tables[entry.annotation_path]
+
     @cached_property
     def _cached_frames(self) -> Mapping[str, np.ndarray]:
         assert self._cache is not None
@@ -215,12 +227,6 @@ class LeRobotDataset:
     def _all_frames(self, camera: str) -> Iterator[np.ndarray]:
         for entry in self.meta.episodes:
             yield self._decode(camera, entry, 0, entry.length)
-
-    def _image(self, camera: str, index: int) -> np.ndarray:
-        if self._cache is not None:
-            return np.array(self._cached_frames[camera][index])
-        entry, place = self.entry(index)
-        return self._decode(camera, entry, place, 1)[0]
 
     def _decode(self, camera: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
         span = entry.videos[self.cameras[camera]]

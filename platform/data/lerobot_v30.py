@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from st4vla.platform.data import annotations, video
 from st4vla.platform.data.disk import write_file, write_json
@@ -140,7 +141,7 @@ class LayoutV30:
         write_file(entries[0].data_path, parquet_bytes(self._data))
         if entries[0].annotation_path.exists():
             notes = read_table(entries[0].annotation_path)
-            self._annotations = notes.filter(pa.compute.less(notes["episode_index"], len(meta.episodes)))
+            self._annotations = notes.filter(pc.field("episode_index") < len(meta.episodes))
         self._drop_later_files(meta)
 
     def _drop_later_files(self, meta: DatasetMeta) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from st4vla.platform.data.video import VideoConfig, encode
 from st4vla.platform.data.disk import disk_error
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.lerobot_features import Recording
 from st4vla.platform.data.lerobot_meta import read_meta
 from st4vla.platform.data.lerobot_v21 import LayoutV21
 from st4vla.platform.data.lerobot_v30 import LayoutV30
+from st4vla.platform.data.video import VideoConfig, encode
 from st4vla.platform.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ class WriterConfig:
 class LeRobotWriter:
     """The single writer of the dataset in `folder`; an existing dataset of ours is appended to.
 
-    When `add` returns, the episode is in the dataset for any reader. When it raises, or the process is killed in it, the
-    dataset is as it was before, at most with rows or frames behind the last episode that no metadata points to; opening a
-    writer again removes them. A second writer on the same folder is refused.
+    When `add` returns, the episode is in the dataset for any reader. When it raises, or the process is killed in it,
+    the dataset is as it was before, at most with rows or frames behind the last episode that no metadata points to;
+    opening a writer again removes them. A second writer on the same folder is refused.
 
     Raises:
         DataError: the disk is full, another writer holds the folder, or an episode has another form than the dataset.

@@ -1,7 +1,7 @@
 """Summaries of actions and states, and the scaling of both to [-1, 1] that policies learn in.
 
 The layout of `statistics.json` is the one InternVLA-M1 calls `dataset_statistics.json`: embodiment -> "action" and
-"state" -> name of the number -> one value per dimension. Ours adds `count` and, under "slices", how each part is scaled.
+"state" -> name of the number -> one value per dimension. Ours adds `count` and, under "slices", how parts are scaled.
 """
 
 import json
@@ -48,7 +48,7 @@ class Statistics:
     def merge(cls, parts: Sequence["Statistics"]) -> "Statistics":
         """Join summaries of disjoint rows; all exact but the quantiles, which become the widest of the parts.
 
-        The widest is what keeps every part inside [-1, 1] (percentile mixing "min_max" of the reference, method note 4).
+        The widest keeps every part inside [-1, 1]; InternVLA-M1's loader calls it percentile mixing "min_max".
         """
         widths = {part.width for part in parts}
         if len(widths) != 1:
@@ -118,7 +118,7 @@ class Slice:
 
 
 def arm_action_slices() -> tuple[Slice, ...]:
-    """Give the scaling of the 7-D arm action: motion by quantiles, gripper binary (method note 4, Bridge and RT-1)."""
+    """Give the scaling of the 7-D arm action: motion by quantiles, gripper binary, as InternVLA-M1 does for Bridge."""
     return (Slice("position", 0, 3, "q99"), Slice("rotation", 3, 6, "q99"), Slice("gripper", 6, 7, "binary"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 
 from st4vla.platform.errors import ConfigError, DataError
@@ -69,7 +70,7 @@ def join(first: Path | bytes, num_frames: int, second: bytes, fps: int) -> bytes
     Whatever `first` holds beyond `num_frames` is left out: it is what a killed writer did not finish.
     """
     target = io.BytesIO()
-    with av.open(target, "w", format="mp4") as out, _open(first) as one, av.open(io.BytesIO(second)) as two:
+    with av.open(target, "w", format="mp4") as out, _open(first) as one, _open(second) as two:
         stream = out.add_stream_from_template(one.streams.video[0])
         for source, start in ((one, 0), (two, num_frames)):
             video = source.streams.video[0]
@@ -102,12 +103,12 @@ def decode(path: Path, start: int, count: int, fps: float) -> np.ndarray:
                 frames.append(frame.to_ndarray(format="rgb24"))
             if len(frames) == count:
                 break
-    except (av.FFmpegError, OSError, IndexError) as error:
+    except (av.error.FFmpegError, OSError, IndexError) as error:
         raise DataError(f"{path} cannot be decoded: {error}; copy the file again or record it anew.") from error
     if len(frames) != count:
         raise DataError(
-            f"{path} gives {len(frames)} of the {count} frames {start}..{start + count - 1}: it is truncated or has gaps; "
-            "copy the file again or record it anew."
+            f"{path} gives {len(frames)} of the {count} frames {start}..{start + count - 1}: "
+            "it is truncated or has gaps; copy the file again or record it anew."
         )
     return np.stack(frames)
 
