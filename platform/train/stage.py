@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, read_policy_yaml, save_checkpoint
@@ -25,7 +26,7 @@ from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
 from st4vla.platform.train.loop import Reporter, Row, Trainer, Worker
 from st4vla.platform.train.predict import Predictor
-from st4vla.platform.train.sources import Draws, ReadingConfig, SourceConfig, Sources
+from st4vla.platform.train.sources import ReadingConfig, SourceConfig, Sources
 from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def open_sources(job: StageJob) -> Sources:
         raise ConfigError("data is empty; name at least one dataset, data=FOLDER")
     if batch.grounding and not grounding:
         raise ConfigError("grounding_data is empty; name at least one source, or set batch.grounding=0")
-    return Sources(robot, grounding, job.reading)
+    return Sources(robot, grounding, job.reading, job.train.seed)
 
 
 def check_job(job: StageJob, num_workers: int) -> Sources:
@@ -71,12 +72,10 @@ def check_job(job: StageJob, num_workers: int) -> Sources:
     job.train.batch.check_divides(max(1, num_workers))
     sources = open_sources(job)
     for source in sources.robot:
-        sample = source.robot(0)
+        sample = source.robot().load(0, np.random.default_rng(0))
         check_width(source.name, "action", sample.actions.shape[-1], job.policy.action_dim)
         if job.policy.state_dim:
             check_width(source.name, "state", 0 if sample.state is None else len(sample.state), job.policy.state_dim)
-    if sources.grounding:
-        Draws(sources.grounding, sources.grounding_weights, job.train.seed).grounding(0)
     if job.parent:
         parent_kinship(job.parent, job.policy)
     return sources
@@ -175,9 +174,7 @@ def run_stage(
     counters = engine.load(resume / "engine") if resume else {"step": 0, "cursor": {}}
     encoders = {"robot": processor.encode_actions, "grounding": processor.encode_grounding}
     batch = job.train.batch
-    with StepBatches(
-        draws_of(sources, job.train.seed), encoders, batch, worker.rank, worker.world_size, counters["cursor"]
-    ) as batches:
+    with StepBatches(sources.mixtures, encoders, batch, worker.rank, worker.world_size, counters["cursor"]) as batches:
         trainer = Trainer(
             job.train,
             engine,
@@ -188,16 +185,6 @@ def run_stage(
             validator(job, sources, processor, worker, device),
         )
         return trainer.run(counters["step"])
-
-
-def draws_of(sources: Sources, seed: int) -> dict[str, Callable[[int], Any]]:
-    """Give the draws of each kind of batch that has sources."""
-    draws: dict[str, Callable[[int], Any]] = {}
-    if sources.robot:
-        draws["robot"] = Draws(sources.robot, sources.robot_weights, seed).robot
-    if sources.grounding:
-        draws["grounding"] = Draws(sources.grounding, sources.grounding_weights, seed).grounding
-    return draws
 
 
 def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], None]:
