@@ -1,1 +1,1 @@
-"""Worlds that robots act in: tasks, instructions, objects, disturbances, experts and annotation."""
+"""Hold the simulated tasks: scenes, instructions, experts, annotations, disturbances and suites."""
