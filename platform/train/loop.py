@@ -209,5 +209,5 @@ class Meter:
         for name in dict.fromkeys(name for parts, _, _ in everyone for name in parts):
             seen = [parts[name] for parts, _, _ in everyone if name in parts]
             means[name] = sum(value for value, _ in seen) / sum(count for _, count in seen)
-        wait_s, busy_s = (sum(row[i] for row in everyone) / world_size for i in (1, 2))
-        return means, wait_s, busy_s
+        wait_s = sum(wait for _, wait, _ in everyone) / world_size
+        return means, wait_s, sum(busy for _, _, busy in everyone) / world_size

@@ -204,9 +204,9 @@ class Sources:
         return {source.name: source.digest for source in self.every}
 
     def statistics(self) -> list[EmbodimentStatistics]:
-        """Statistics by embodiment, over the robot sources where there are any."""
+        """Statistics by embodiment, of what actions are learned from; grounding alone scales none."""
         found: dict[str, list[EmbodimentStatistics]] = {}
-        for source in self.robot or self.grounding:
+        for source in self.robot:
             if (one := source.statistics()) is not None:
                 found.setdefault(one.key, []).append(one)
         return [EmbodimentStatistics.merge(parts) for parts in found.values()]
