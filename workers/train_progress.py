@@ -54,7 +54,7 @@ class TrainProgress:
             self._line_due = time.monotonic() + LINE_EVERY_S
         if (key := (row["step"], "step_s" in values)) not in self._recorded:
             self._recorded.add(key)
-            self.tracker.metrics({key.replace("*", "all"): value for key, value in values.items()}, step)
+            self.tracker.metrics({key.replace("*", "_"): value for key, value in values.items()}, step)
 
     def __enter__(self) -> "TrainProgress":
         if self._console.is_terminal:
@@ -85,4 +85,5 @@ def print_outcome(newest: Row, policy: Path) -> None:
             table.add_row(key, f"{value:.4g}")
     console = Console()
     console.print(table)
-    console.print(f"The policy is {policy}. Try it: st4vla eval policy={policy} suite=seen tasks=[reach] episodes=20")
+    text = f"The policy is {policy}. Try it: st4vla eval policy={policy} suite=seen tasks=[reach] episodes=20"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

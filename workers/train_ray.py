@@ -8,7 +8,6 @@ same samples and the same draws. Errors of our own kind would come again, so the
 import logging
 import os
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
@@ -26,27 +25,11 @@ from st4vla.platform.train.alone import name_of
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
 from st4vla.workers.cluster import cpus_per_actor
+from st4vla.workers.train_board import Board, Listener, StopOnOwnErrors, original
 
 log = logging.getLogger(__name__)
-POLL_S = 0.5
 # Ray Train looks after its workers every 2 s unless told otherwise, and every report waits for that look.
 HEALTH_CHECK_S = "0.2"
-
-
-class Board:
-    """Hold rows of progress until the driver takes them."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def put(self, row: Row) -> None:
-        """Add a row."""
-        self.rows.append(row)
-
-    def take(self) -> list[Row]:
-        """Give the rows since the last time."""
-        rows, self.rows = self.rows, []
-        return rows
 
 
 class RayReporter:
@@ -64,21 +47,6 @@ class RayReporter:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=self.scratch) as folder:
             write(Path(folder))
             ray.train.report(row, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name_of(step))
-
-
-class StopOnOwnErrors(UserCallback):
-    """End the run on an error that would only come again: a bad setting, broken data, a full disk, a lost loss."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the first error of our own kind."""
-        for error in map(original, worker_exceptions.values()):
-            if isinstance(error, St4vlaError):
-                raise error
-
-
-def original(error: BaseException) -> BaseException:
-    """Give what the worker raised, without what Ray Train lays around it."""
-    return getattr(error, "_base_exc", error)
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -154,27 +122,3 @@ def explain(error: TrainingFailedError, folder: Path) -> BaseException:
         f"training stopped: {reasons or error}; the workers' logs are under {folder}; "
         "the same command goes on at the last checkpoint"
     )
-
-
-class Listener:
-    """Pass rows from the board on while the driver waits in `fit`."""
-
-    def __init__(self, board: Any, tell: Callable[[Row], None]) -> None:
-        self.board, self.tell = board, tell
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-
-    def __enter__(self) -> "Listener":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stop.wait(POLL_S)
-            for row in ray.get(self.board.take.remote()):
-                self.tell(row)
