@@ -23,7 +23,7 @@ MAX_STEP_M = 0.05
 MAX_TURN_RAD = 0.3
 LEASH_M = 0.08
 LOWEST_TCP_M = 0.008
-WRIST_CAMERA_AT, WRIST_CAMERA_TILT, WRIST_CAMERA_FOV = (0.075, 0.0, 0.0), 0.40, 1.25
+WRIST_CAMERA_AT, WRIST_CAMERA_TILT, WRIST_CAMERA_FOV = (0.09, 0.0, 0.025), 0.36, 1.25
 FINGER_OPEN_M, FINGER_CLOSED_M = 0.04, -0.01  # below zero, so that a closed gripper still presses
 
 # TCP at (-0.11, 0, 0.20) in the world, tool straight down, behind the workspace as the third-person camera sees it.
@@ -59,7 +59,9 @@ class DeltaPoseController(PDEEPoseController):
         actual = self.ee_pose_at_base.p
         position = actual + limit_norm(prev_ee_pose_at_base.p + shift - actual, LEASH_M)
         position = torch.cat([position[:, :2], position[:, 2:].clamp(min=LOWEST_TCP_M)], dim=1)
-        return Pose.create_from_pq(position, quaternion_multiply(axis_angle_to_quaternion(turn), prev_ee_pose_at_base.q))
+        return Pose.create_from_pq(
+            position, quaternion_multiply(axis_angle_to_quaternion(turn), prev_ee_pose_at_base.q)
+        )
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from st4vla.envs import geometry, tasks
 from st4vla.envs.world import TabletopWorld
 
-STEP_M, TURN_RAD = 0.04, 0.25
+STEP_M, REACH_STEP_M, TURN_RAD = 0.04, 0.03, 0.25
 CLEAR_M = 0.05  # height of the TCP over an object's top while travelling
 CARRY_HEIGHT_M = 0.15
 ON_SPOT_M, ALIGNED_RAD = 0.010, 0.12
@@ -41,18 +41,18 @@ class Expert:
             return self._grasp(index)
         return self._lift() if task == "pick_up" else self._carry(index, self._world.scene.destinations[which])
 
-    def _towards(self, point: np.ndarray, gripper: float, yaw: float = 0.0) -> np.ndarray:
+    def _towards(self, point: np.ndarray, gripper: float, yaw: float = 0.0, step_m: float = STEP_M) -> np.ndarray:
         """Shift and turn the commanded pose towards a point (world frame) and a turn of the hand about z."""
         position, quaternion = self._world.commanded_tcp
         wanted = geometry.multiply(geometry.about_z(yaw), geometry.TOOL_DOWN)
         turn = geometry.rotation_vector(geometry.multiply(wanted, geometry.conjugate(quaternion)))
-        shift = _limited(point - position, STEP_M)
+        shift = _limited(point - position, step_m)
         return np.concatenate([shift, _limited(turn, TURN_RAD), [gripper]]).astype(np.float32)
 
     def _reach(self, index: int) -> np.ndarray:
         pose = self._world.thing_pose(index)
         half_height = np.float64(self._world.scene.things[index].shape.half_height)
-        return self._towards(tasks.reach_point(pose[:3], half_height), OPEN)
+        return self._towards(tasks.reach_point(pose[:3], half_height), OPEN, step_m=REACH_STEP_M)
 
     def _holds(self, index: int) -> bool:
         """Tell whether the object is firmly in hand, or still being let go."""

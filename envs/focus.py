@@ -40,6 +40,8 @@ def _sub_goal(scene: Scene, situation: tasks.Situation, which: int) -> SubGoal:
     if scene.task == "push":
         behind = float(np.dot(situation.tcp - target, situation.direction)) < 0.0
         return "push" if behind and situation.tcp[2] < BESIDE_M else "move beside"
+    if scene.destinations and tasks.is_placed(situation, which):
+        return "place"
     if not tasks.is_held(situation.tcp, situation.opening, target):
         return "grasp"
     return "lift" if scene.task == "pick_up" else "place"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from st4vla.envs.layout import CLEARANCE, HALF_X, HALF_Y, Scene, generator
+from st4vla.envs.layout import CLEARANCE, HALF_X, HALF_Y, Scene, generator, way_is_free
 from st4vla.platform.errors import EnvError
 
 OBJECT_MOVED = "object_moved"
@@ -12,7 +12,7 @@ PERTURBATIONS = (OBJECT_MOVED, INSTRUCTION_CHANGED)
 SHIFT_M = (0.06, 0.12)
 FINGER_ROOM_M = 0.07  # no object is put down nearer than this to the TCP
 # First and last control step at which a disturbance is due: before a quick arm is done.
-DUE_STEPS = {"reach": (2, 4), "push": (2, 5), "pick_up": (2, 5), "put_on": (2, 5), "sort_three": (4, 30)}
+DUE_STEPS = {"reach": (1, 3), "push": (2, 5), "pick_up": (2, 5), "put_on": (2, 5), "sort_three": (4, 30)}
 
 
 def check(names: tuple[str, ...]) -> None:
@@ -73,8 +73,9 @@ def retargeted(scene: Scene, placed: tuple[bool, ...], seed: int) -> Scene:
         places[order[0]], places[order[1]] = places[order[1]], places[order[0]]
         return scene.retargeted(scene.targets, tuple(places))
     others = [
-        index
-        for index, thing in enumerate(scene.things)
-        if thing.shape.kind == "solid" and index not in scene.targets
+        index for index, thing in enumerate(scene.things) if thing.shape.kind == "solid" and index not in scene.targets
     ]
+    if scene.side:
+        at, direction = scene.poses[:, :2], scene.direction[:2]
+        others = [index for index in others if way_is_free(at, scene.things, index, direction)] or others
     return scene.retargeted((others[rng.integers(len(others))],), scene.destinations)

@@ -58,7 +58,7 @@ class Stage:
         self._cameras: dict[str, Any] = {
             name: sensor.camera._render_cameras[0] for name, sensor in self._env._sensors.items()
         }
-        self._on_table: set[int] = set()
+        self._on_table = set(range(len(objects.LIBRARY)))  # whatever the first reset drew goes to the shelf
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ from st4vla.envs.layout import BASE_X, Scene, draw_scene
 
 ENV_ID = "St4vlaTabletop-v1"
 CONTROL_HZ, SIM_HZ = 5, 100
-THIRD_PERSON_EYE, THIRD_PERSON_TARGET, THIRD_PERSON_FOV = (0.46, 0.0, 0.50), (-0.03, 0.0, 0.03), 0.78
+THIRD_PERSON_EYE, THIRD_PERSON_TARGET, THIRD_PERSON_FOV = (0.52, 0.0, 0.43), (-0.05, 0.0, 0.03), 0.76
 SHELF_Z = -3.0
-TABLE_RGB, FLOOR_RGB = (0.42, 0.30, 0.20), (0.20, 0.21, 0.23)
+TABLE_RGB, FLOOR_RGB = (0.30, 0.20, 0.13), (0.14, 0.15, 0.17)
 SOLID_DENSITY = 600.0  # kg/m3, a hard wood
 
 
@@ -89,7 +89,7 @@ class TabletopEnv(BaseEnv):
 
     def _load_scene(self, options: dict) -> None:
         _build_static(self.scene.create_actor_builder(), "table", (0.55, 0.75, 0.02), (-0.15, 0.0, -0.02), TABLE_RGB)
-        _build_static(self.scene.create_actor_builder(), "floor", (4.0, 4.0, 0.01), (0.0, 0.0, -0.80), FLOOR_RGB)
+        _build_static(self.scene.create_actor_builder(), "floor", (20.0, 20.0, 0.01), (0.0, 0.0, -0.80), FLOOR_RGB)
         _build_static(self.scene.create_actor_builder(), "shelf", (3.0, 3.0, 0.05), (0.0, 0.0, SHELF_Z - 0.05), None)
         self.shelf_poses = _shelf_poses()
         self.things: list[Actor] = [
@@ -193,7 +193,15 @@ def _shelf_poses() -> np.ndarray:
     """Spread the library over the shelf: [N,7]."""
     poses = np.zeros((len(objects.LIBRARY), 7))
     for index, thing in enumerate(objects.LIBRARY):
-        poses[index] = [(index % 6) * 0.4 - 1.0, (index // 6) * 0.4 - 1.0, SHELF_Z + thing.shape.half_height, 1, 0, 0, 0]
+        poses[index] = [
+            (index % 6) * 0.4 - 1.0,
+            (index // 6) * 0.4 - 1.0,
+            SHELF_Z + thing.shape.half_height,
+            1,
+            0,
+            0,
+            0,
+        ]
     return poses
 
 

@@ -52,20 +52,20 @@ if [ ! -x .venv/bin/python ]; then
     fi
 fi
 export PATH=$PWD/.venv/bin:$PATH
-pip=(.venv/bin/python -m pip --disable-pip-version-check)
+pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
 
 torch=$(grep -E '^torch==' requirements.lock)
 if ! ldconfig -p 2>/dev/null | grep -q libcuda.so; then
     say "no NVIDIA driver: installing the CPU build of $torch"
     # Without this build PyPI's works as well, only 2 GB larger; so an index that cannot be reached is no error.
-    "${pip[@]}" install -q --no-deps --retries 1 --timeout 15 \
+    "${pip[@]}" install --no-deps --retries 1 --timeout 15 \
         --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu" 2>/dev/null ||
         say "the CPU index did not answer; taking PyPI's build"
 fi
 say "installing $(grep -c == requirements.lock) pinned packages (a few minutes on the first run)"
-"${pip[@]}" install -q -r requirements.lock
+"${pip[@]}" install -r requirements.lock
 say "installing st4vla from this checkout"
-"${pip[@]}" install -q --no-deps --no-build-isolation -e .
+"${pip[@]}" install --no-deps --no-build-isolation -e .
 say "looking for Vulkan"
 scripts/vulkan.sh
 command -v g++ >/dev/null || say "no g++: DeepSpeed runs without its compiled helper, a little slower"

@@ -1,7 +1,8 @@
 """Turn frame annotations into questions with answers, in pixels of the frame.
 
-Four kinds: the box of a named object, a point on it, the trace of the end-effector to the end of the current stage, and
-the next sub-goal in words. A box and a point are asked for by the object's name, the other two by the instruction.
+Five kinds: the box of a named object, a point on it, a point on the object that the instruction is about now, the trace
+of the end-effector to the end of the current stage, and the next sub-goal in words. A box and a point are asked for by
+the object's name, the other three by the instruction.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from st4vla.platform.contracts import FrameAnnotation, GroundingKind, GroundingSample, Spatial
 from st4vla.platform.errors import ConfigError
 
-KINDS: tuple[GroundingKind, ...] = ("box", "point", "trace", "subgoal")
+KINDS: tuple[GroundingKind, ...] = ("box", "point", "target", "trace", "subgoal")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ def questions(image: np.ndarray, annotation: FrameAnnotation, instruction: str) 
         GroundingSample(image, "point", name, Spatial(label=name, points=(point,)), annotation.boxes.get(name), **dense)
         for name, point in annotation.points.items()
     ]
+    if annotation.target in annotation.points:
+        point = annotation.points[annotation.target]
+        answer = Spatial(label=annotation.target, points=(point,))
+        asked.append(GroundingSample(image, "target", instruction, answer, annotation.boxes.get(annotation.target), **dense))
     if len(annotation.trace) >= 2:
         answer = Spatial(label=instruction, trajectory=annotation.trace)
         asked.append(GroundingSample(image, "trace", instruction, answer, **dense))

@@ -34,14 +34,17 @@ class LayoutV21:
         self.tasks = list(meta.tasks) if meta else []
         self.spec_ids = [entry.spec_id for entry in meta.episodes] if meta else []
         self._stats = merge_statistics([entry.stats for entry in meta.episodes]) if meta else {}
+        self._unfinished = False
         if meta is None:
             self._write_info()
         else:
-            self._drop_unfinished(meta)
+            self._drop_unfinished()
 
     def add(self, episode: Episode, videos: Mapping[str, bytes]) -> None:
         """Write one episode; `videos` are its frames as MP4."""
-        index = len(self.spec_ids)
+        if self._unfinished:
+            self._drop_unfinished()
+        index, self._unfinished = len(self.spec_ids), True
         place = {"episode_chunk": index // CHUNK_SIZE, "episode_index": index}
         task_index = self._task_index(episode.instruction)
         table = data_table(episode, index, self.num_frames, task_index)
@@ -58,6 +61,7 @@ class LayoutV21:
         self.spec_ids.append(episode.spec_id)
         self._stats = merge_statistics([self._stats, stats] if self._stats else [stats])
         self._write_info()
+        self._unfinished = False
 
     def _task_index(self, instruction: str) -> int:
         if instruction not in self.tasks:
@@ -93,12 +97,12 @@ class LayoutV21:
             write_json(self.folder / "meta" / "stats.json", self._stats)
         write_json(self.folder / "meta" / "info.json", info)
 
-    def _drop_unfinished(self, meta: DatasetMeta) -> None:
-        """Remove what a killed writer left of an episode that never counted, and bring info.json up to date."""
-        for number, name in ((len(self.tasks), "tasks"), (len(self.spec_ids), "episodes")):
+    def _drop_unfinished(self) -> None:
+        """Remove what a killed or failed `add` left of an episode that never counted; bring info.json up to date."""
+        episodes = len(self.spec_ids)
+        for name, number in (("tasks", len(self.tasks)), ("episodes", episodes), ("episodes_stats", episodes)):
             _keep_lines(self.folder / "meta" / f"{name}.jsonl", number)
-        _keep_lines(self.folder / "meta" / "episodes_stats.jsonl", len(self.spec_ids))
-        kept = {f"episode_{entry.index:06d}" for entry in meta.episodes}
+        kept = {f"episode_{index:06d}" for index in range(episodes)}
         for root in ("data", "videos", "annotations"):
             for path in (self.folder / root).rglob("episode_*"):
                 if path.stem not in kept:

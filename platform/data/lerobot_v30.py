@@ -138,6 +138,7 @@ class LayoutV30:
         entries = [entry for entry in meta.episodes if entry.file == (self._chunk, self._file)]
         self._rows = read_table(self._path(EPISODES_PATH)).to_pylist()
         self._data = read_table(entries[0].data_path).slice(0, sum(entry.length for entry in entries))
+        # Other people's readers take every row there is, so an unfinished episode's must go now.
         write_file(entries[0].data_path, parquet_bytes(self._data))
         if entries[0].annotation_path.exists():
             notes = read_table(entries[0].annotation_path)

@@ -52,8 +52,8 @@ class LeRobotWriter:
     """The single writer of the dataset in `folder`; an existing dataset of ours is appended to.
 
     When `add` returns, the episode is in the dataset for any reader. When it raises, or the process is killed in it,
-    the dataset is as it was before, at most with rows or frames behind the last episode that no metadata points to;
-    opening a writer again removes them. A second writer on the same folder is refused.
+    the episode is wholly in or wholly out; rows or frames of an unfinished one lie behind the last that counts, where
+    no metadata points, until the next episode takes their place. A second writer on the same folder is refused.
 
     Raises:
         DataError: the disk is full, another writer holds the folder, or an episode has another form than the dataset.

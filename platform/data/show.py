@@ -49,10 +49,10 @@ class ShowConfig:
 
 def main(cfg: Mapping[str, Any]) -> None:
     """Run `st4vla show`: draw the dataset and print what it holds."""
-    names = ("dataset", "out", "episodes", "frames", "cameras")
-    config = ShowConfig(
-        **{name: cfg[name] for name in names if cfg.get(name) is not None} | {"dataset": cfg["dataset"] or ""}
-    )
+    given: dict[str, Any] = {
+        name: cfg[name] for name in ("out", "episodes", "frames", "cameras") if cfg.get(name) is not None
+    }
+    config = ShowConfig(dataset=cfg["dataset"] or "", **given)
     dataset = open_dataset(DatasetConfig(config.dataset, cameras=config.cameras))
     page = show(dataset, config)
     Console().print(summary_table(dataset))

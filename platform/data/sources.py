@@ -62,9 +62,13 @@ class GroundingSource:
         table = table.filter(pc.field("episode_index") == entry.index)
         if not len(table):
             return []
+        points = table["point_names"].to_pylist()
         can = {
             "box": _lengths(table, "box_names") >= 1,
             "point": _lengths(table, "point_names") >= 1,
+            "target": np.array(
+                [name in found for name, found in zip(table["target"].to_pylist(), points, strict=True)]
+            ),
             "trace": _lengths(table, "trace") >= 2,
             "subgoal": np.array([text != "" for text in table["subgoal"].to_pylist()]),
         }

@@ -32,8 +32,14 @@ def action_prompt(instruction: str, prompt: PromptConfig, semantics: SemanticsCo
     return prompt.action.format(instruction=words.lower() if semantics.lowercase else words)
 
 
-def question(kind: GroundingKind, label: str) -> str:
-    """Ask for a box, a point, a trace or the next sub-goal."""
+def question(kind: GroundingKind, label: str, prompt: PromptConfig, semantics: SemanticsConfig) -> str:
+    """Ask for a box, a point, the target, a trace or the next sub-goal.
+
+    The target is asked for in the words of the action prompt, so that stage 1 teaches the planner to hold, at the
+    place where the action expert reads its plan, where the key object is.
+    """
+    if kind == "target":
+        return action_prompt(label, prompt, semantics)
     return QUESTIONS[kind].format(label=" ".join(label.split()).rstrip("."))
 
 
@@ -46,7 +52,7 @@ def answer(sample: GroundingSample, space: CoordinateSpace, prompt: PromptConfig
     given = sample.answer
     if sample.kind == "box" and given.box is not None:
         return write_box(given.box, space)
-    if sample.kind == "point" and given.points:
+    if sample.kind in ("point", "target") and given.points:
         return write_points(given.points, space)
     if sample.kind == "trace" and given.trajectory:
         return write_points(thin(given.trajectory, prompt.max_waypoints), space, "trace")

@@ -1,0 +1,46 @@
+"""Another lab's recording (LeRobot v2.1, four episodes, one camera) is read as it is; set ST4VLA_DATA to its folder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
+from st4vla.platform.data.show import ShowConfig, show
+from st4vla.platform.errors import DataError
+
+FOLDER = Path(os.environ.get("ST4VLA_DATA", "")) / "lerobot_v21_pick_place"
+pytestmark = pytest.mark.skipif("ST4VLA_DATA" not in os.environ, reason="ST4VLA_DATA names no folder of datasets")
+CONFIG = DatasetConfig(
+    str(FOLDER), action=("delta_eef_position", "delta_eef_rotation", "gripper_close"), state=("state.joints",)
+)
+
+
+def test_its_1667_frames_and_parts_named_by_modality_json_are_read() -> None:
+    dataset = open_dataset(CONFIG)
+    assert (dataset.num_episodes, dataset.num_frames, dataset.fps) == (4, 1667, 30)
+    sample = dataset.action_sample(411, 16)
+    assert sample.actions.shape == (16, 7) and sample.is_pad.tolist() == [False] + [True] * 15
+    assert sample.state is not None and sample.state.shape == (7,)
+    assert sample.images["ego_view"].shape == (480, 640, 3)
+    assert sample.instruction == "Move the shoe to the top of the cooking pot."
+    assert dataset.statistics_key == "franka_robotiq"
+    assert dataset.statistics.action.min[6] == -1 and dataset.statistics.action.max[6] == 1
+
+
+def test_without_a_column_named_action_the_parts_to_choose_from_are_listed() -> None:
+    with pytest.raises(DataError, match="no column 'action'; name the parts to act with: joints, "):
+        _ = open_dataset(FOLDER).columns
+
+
+def test_it_can_be_shown(tmp_path: Path) -> None:
+    page = show(open_dataset(CONFIG), ShowConfig(str(FOLDER), str(tmp_path), episodes=1, frames=2))
+    assert "Move the shoe" in page.read_text() and (tmp_path / "episode_000000.png").stat().st_size > 10_000
+
+
+def test_a_frame_in_the_middle_is_the_one_that_reading_through_gives() -> None:
+    dataset = open_dataset(CONFIG)
+    entry = dataset.meta.episodes[1]
+    through = dataset.episode(1).frames["ego_view"]
+    np.testing.assert_array_equal(dataset.image(entry.first_frame + 100, "ego_view"), through[100])
