@@ -1,10 +1,9 @@
 """Run a stage in one process, without Ray: the same loop and the same DeepSpeed, easy to step through."""
 
-import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,9 +47,13 @@ def name_of(step: int) -> str:
     return f"step_{step:07d}"
 
 
-@contextlib.contextmanager
-def process_group_of_one(device: torch.device) -> Iterator[None]:
-    """Bring up the torch process group that DeepSpeed asks for, with this process alone in it."""
+def join_group_of_one(device: torch.device) -> None:
+    """Bring up the torch process group that DeepSpeed asks for, with this process alone in it.
+
+    It stays up as long as the process: DeepSpeed keeps what it made of the first one, and a second would not know that.
+    """
+    if dist.is_initialized():
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -58,10 +61,6 @@ def process_group_of_one(device: torch.device) -> Iterator[None]:
     os.environ.setdefault("LOCAL_RANK", "0")
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def run_alone(job: StageJob, folder: Path, tell: Callable[[Row], None] = lambda row: None) -> Path:
@@ -71,6 +70,6 @@ def run_alone(job: StageJob, folder: Path, tell: Callable[[Row], None] = lambda 
     done = reporter.checkpoints()
     resume = done[-1] if done else None
     if resume is None or resume.name != name_of(job.train.steps):
-        with process_group_of_one(device):
-            run_stage(job, Worker(), reporter, resume, device)
+        join_group_of_one(device)
+        run_stage(job, Worker(), reporter, resume, device)
     return reporter.checkpoints()[-1]

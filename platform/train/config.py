@@ -23,8 +23,8 @@ class OptimiserConfig:
     """AdamW with a cosine schedule; defaults are those of InternVLA-M1 (arXiv 2510.13778), as its code sets them.
 
     Attributes:
-        learning_rates: peak learning rate by pattern; a parameter takes the first pattern (shell style, matched
-            against its full name) that fits, so the last one is usually "*".
+        learning_rates: peak learning rate by module ("planner", "planner.vlm") or shell pattern ("*.bias"); the
+            longest one that fits counts, "others" is for what none fits, and 0 freezes.
         min_learning_rate: where the cosine ends; a group whose peak is lower stays at its peak.
         warmup_steps: steps of linear rise from zero.
         betas, eps, weight_decay: AdamW's own; vectors (biases, norms) are never decayed.
@@ -42,7 +42,12 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "learning_rates", dict(self.learning_rates))
-        require(bool(self.learning_rates), "optimiser.learning_rates", self.learning_rates, "give e.g. {'*': 1e-4}")
+        require(
+            bool(self.learning_rates),
+            "optimiser.learning_rates",
+            self.learning_rates,
+            "give e.g. {planner: 1e-5, others: 1e-4}",
+        )
         for pattern, rate in self.learning_rates.items():
             require(rate >= 0, f"optimiser.learning_rates[{pattern!r}]", rate, "a learning rate is >= 0")
         require(self.warmup_steps >= 0, "optimiser.warmup_steps", self.warmup_steps, "it must be >= 0")

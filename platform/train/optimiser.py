@@ -9,6 +9,8 @@ import torch
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.train.config import OptimiserConfig
 
+OTHERS = "others"
+
 
 def learning_rate(step: int, peak: float, floor: float, warmup: int, total: int) -> float:
     """Give the rate of one step: a linear rise over `warmup` steps, then a cosine to `floor` at `total`.
@@ -23,12 +25,17 @@ def learning_rate(step: int, peak: float, floor: float, warmup: int, total: int)
 
 
 def match_rate(name: str, rates: Mapping[str, float]) -> str:
-    """Give the first pattern that fits a parameter's name; raise ConfigError where none does."""
-    for pattern in rates:
-        if fnmatchcase(name, pattern):
-            return pattern
+    """Give the longest pattern that fits a parameter's name, or "others"; raise ConfigError where there is neither.
+
+    A pattern fits the module it names and all below ("planner.vlm"), or is of the shell's kind ("*.norm*").
+    """
+    fitting = [pattern for pattern in rates if name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)]
+    if fitting:
+        return max(fitting, key=len)
+    if OTHERS in rates:
+        return OTHERS
     raise ConfigError(
-        f"optimiser.learning_rates has no pattern for the parameter {name!r}; it has {list(rates)}; add one, or '*'"
+        f"optimiser.learning_rates has nothing for the parameter {name!r}; it has {list(rates)}; add {OTHERS}: RATE"
     )
 
 
