@@ -137,15 +137,15 @@ class TrainEngine:
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Read what `save` wrote, on as many workers as wrote it; give back the counters."""
+        if not (folder / TAG).is_dir():
+            raise CheckpointError(f"{folder} holds no engine state {TAG!r}; it is incomplete, delete it and run again")
         try:
-            path, client = self._engine.load_checkpoint(str(folder), tag=TAG)
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+            _, client = self._engine.load_checkpoint(str(folder), tag=TAG)
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, AssertionError) as error:
             raise CheckpointError(
                 f"could not resume from {folder}: {error}; resume with the same workers, ZeRO stage and policy, "
                 "or start from its policy folder with parent=..."
             ) from error
-        if path is None:
-            raise CheckpointError(f"{folder} holds no engine state {TAG!r}; it is incomplete, delete it and run again")
         return client["counters"]
 
     def _place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
