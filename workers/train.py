@@ -111,14 +111,15 @@ def read_job(settings: Mapping[str, Any]) -> StageJob:
     cache = settings["frame_cache"]
     if cache:
         cache = FrameCacheConfig(**cache | {"folder": str(Path(cache["folder"]).absolute())})
-    questions = GroundingConfig(settings["questions"]["weights"], tuple(settings["questions"]["cameras"]))
+    questions = settings["questions"]
+    asked_cameras = policy.planner.cameras or policy.cameras if questions["cameras"] is None else questions["cameras"]
     reading = ReadingConfig(
         cameras=policy.cameras,
         chunk_length=policy.chunk_length,
         statistics_key=policy.statistics_key,
         held_out_share=settings["held_out_share"],
         frame_cache=cache,
-        questions=questions,
+        questions=GroundingConfig(questions["weights"], tuple(asked_cameras)),
     )
     data = read_sources(settings["data"])
     asked = settings["grounding_data"]
