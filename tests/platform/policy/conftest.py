@@ -1,6 +1,7 @@
-"""One tiny policy, seeded, and samples to feed it."""
+"""One micro policy, seeded, and samples to feed it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +25,12 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def config() -> PolicyConfig:
-    return PolicyConfig.preset("tiny")
+    return PolicyConfig.from_yaml(Path(__file__).parent / "micro.yaml")
 
 
 @pytest.fixture(scope="session")
 def processor(config: PolicyConfig) -> Processor:
-    tokenizer = build_tokenizer([*template_texts(config.prompt), *(f" {w}" for w in WORDS)], 1536)
+    tokenizer = build_tokenizer([*template_texts(config.prompt), *(f" {w}" for w in WORDS)], 512)
     steps = np.linspace(-1, 1, 5)[:, None] * np.array([0.05, 0.05, 0.05, 0.2, 0.2, 0.2, 1])
     statistics = EmbodimentStatistics("tabletop_panda", Statistics.of(steps), Statistics.of(steps))
     return Processor(config, tokenizer, {"tabletop_panda": statistics})

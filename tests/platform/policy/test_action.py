@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -105,16 +106,20 @@ def test_an_untrained_expert_predicts_no_noise_so_its_loss_is_one():
 
 
 def test_padded_rows_carry_no_loss(denoiser):
-    actions, condition = torch.zeros(2, 3, 2), torch.randn(2, 4, 32)
-    is_pad = torch.tensor([[False, False, True]] * 2)
-    losses = []
-    for value in (0.0, 1e6):
-        # Attention lets padded rows touch the others, so only the weights of their own errors are looked at here.
-        actions[:, 2] = value
-        predicted = lambda x, steps, condition: torch.zeros_like(x)  # noqa: E731
-        predicted.training = False
-        losses.append(noise_loss(predicted, actions, is_pad, condition, 2, 100, torch.Generator().manual_seed(0)))
-    assert losses[0] == losses[1]
+    class Silent:
+        training = False
+
+        def __call__(self, noisy, steps, condition):
+            return torch.zeros_like(noisy)
+
+    condition, is_pad = torch.randn(2, 4, 32), torch.tensor([[False, False, True]] * 2)
+    generator = torch.Generator().manual_seed(0)
+    silent: Any = Silent()
+    loss = noise_loss(silent, torch.zeros(2, 3, 2), is_pad, condition, 2, 100, generator)
+    generator.manual_seed(0)
+    torch.randint(0, 100, (4,), generator=generator)
+    noise = torch.randn(4, 3, 2, generator=generator)
+    assert loss.item() == pytest.approx(noise[:, :2].square().mean().item(), rel=1e-6)
 
 
 def test_guidance_of_one_is_the_plain_conditional_sample(denoiser):
@@ -135,9 +140,10 @@ def test_ddim_with_the_true_noise_finds_the_clean_actions_in_any_number_of_steps
             level = signal_levels(100)[int(steps[0])]
             return (x - math.sqrt(level) * clean) / math.sqrt(1 - level)
 
+    oracle: Any = Oracle()
     start = add_noise(clean, noise, torch.tensor([80]), 100)
     torch.testing.assert_close(
-        sample_ddim(Oracle(), start, torch.zeros(1, 4, 32), 5, 100, 1.0), clean, atol=1e-4, rtol=1e-4
+        sample_ddim(oracle, start, torch.zeros(1, 4, 32), 5, 100, 1.0), clean, atol=1e-4, rtol=1e-4
     )
 
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from st4vla.envs import objects
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 
@@ -33,7 +34,7 @@ def test_a_misspelt_setting_is_named_with_its_path_and_the_nearest_name(config):
         ("image_size", 100, "image_size is 100; the planner needs a multiple of 32"),
         ("chunk_length", 0, "chunk_length is 0; it must be above 0"),
         ("query.grad_scale", 1.5, "grad_scale is 1.5"),
-        ("query.width", 64, "its width must be 128"),
+        ("query.width", 128, "its width must be 64"),
         ("prompt.action", "Do it.", "must contain {instruction}"),
         ("planner.cameras", ["side"], "name some of third_person, wrist"),
         ("planner.kind", "llava", "expected one of qwen2_5_vl, qwen3_vl"),
@@ -56,5 +57,10 @@ def test_the_spec_says_what_the_policy_must_be_shown(config):
     assert (config.spec.state_dim, config.spec.action_dim, config.spec.chunk_length) == (7, 7, 8)
 
 
-def test_a_view_of_tiny_is_sixteen_planner_tokens(config):
-    assert config.tokens_per_view == 16
+def test_a_view_of_tiny_is_sixteen_planner_tokens():
+    assert PolicyConfig.preset("tiny").tokens_per_view == 16
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_dense_loss_knows_the_words_of_every_object_of_the_tabletop(name):
+    assert sorted(PolicyConfig.preset(name).planner.dense.words) == objects.vocabulary()
