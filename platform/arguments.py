@@ -31,6 +31,8 @@ class CommandSpec:
         run: dotted name of the function called with the composed config.
         positionals: config keys that words without `=` fill, in order.
         flags: the command's own --flags.
+        aliases: other names of config keys on the command line; Hydra keeps the name of a config group for the group,
+            so a plain key that users know by such a name bears another one in the YAML.
         rest: config key that takes every word after the last positional, verbatim, as a list; "" for none.
     """
 
@@ -40,6 +42,7 @@ class CommandSpec:
     positionals: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     rest: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_block(cls, name: str, block: Mapping[str, Any]) -> "CommandSpec":
@@ -48,15 +51,17 @@ class CommandSpec:
         Raises:
             ConfigError: `about` or `run` is missing, or a key is unknown.
         """
-        unknown = set(block) - {"about", "run", "positionals", "flags", "rest"}
+        unknown = set(block) - {"about", "run", "positionals", "flags", "rest", "aliases"}
         if unknown or not block.get("about") or not block.get("run"):
             raise ConfigError(
                 f"the command block of configs/{name}.yaml has {sorted(block)}; "
-                "expected about and run, and at most positionals, flags and rest"
+                "expected about and run, and at most positionals, flags, rest and aliases"
             )
         flags = tuple(_flag(flag, target) for flag, target in (block.get("flags") or {}).items())
         positionals = tuple(block.get("positionals") or ())
-        return cls(name, block["about"], block["run"], positionals, flags, block.get("rest") or "")
+        return cls(
+            name, block["about"], block["run"], positionals, flags, block.get("rest") or "", block.get("aliases") or {}
+        )
 
     @property
     def usage(self) -> str:
@@ -103,12 +108,17 @@ def parse_arguments(spec: CommandSpec, words: Sequence[str]) -> Arguments:
         elif word.startswith("--"):
             arguments.overrides.append(_flag_override(spec, word, queue))
         elif OVERRIDE.match(word):
-            arguments.overrides.append(word)
+            arguments.overrides.append(_unaliased(spec, word))
         elif free:
             arguments.overrides.append(f"{free.pop(0)}={quote(word)}")
         else:
             raise ConfigError(f"{spec.name} was given {word!r} and has no place for it; usage: {spec.usage}")
     return arguments
+
+
+def _unaliased(spec: CommandSpec, word: str) -> str:
+    key, _, value = word.partition("=")
+    return f"{spec.aliases[key]}={quote(value)}" if key in spec.aliases else word
 
 
 def _flag_override(spec: CommandSpec, word: str, queue: list[str]) -> str:

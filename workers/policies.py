@@ -1,0 +1,92 @@
+"""Find the policy that a command names: random, expert, or a checkpoint folder."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from st4vla.platform.contracts import Policy
+from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
+
+RANDOM, EXPERT = "random", "expert"
+# Files up to this size are digested whole, larger ones by size and both ends.
+WHOLE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """Where a policy comes from; small and picklable, so that actors load it themselves.
+
+    Attributes:
+        name: "random", "expert" (the scripted expert of each world) or the path of a checkpoint folder.
+        random: settings of the random policy.
+    """
+
+    name: str
+    random: RandomPolicyConfig = field(default_factory=RandomPolicyConfig)
+
+    def __post_init__(self) -> None:
+        if self.name in (RANDOM, EXPERT):
+            return
+        folder = Path(self.name)
+        if not (folder / "policy.yaml").is_file():
+            seen = "has no policy.yaml" if folder.is_dir() else "does not exist"
+            raise ConfigError(
+                f"policy={self.name}: that folder {seen}; expected random, expert, or a checkpoint folder, e.g. one "
+                "that `st4vla train` wrote."
+            )
+        object.__setattr__(self, "name", str(folder.resolve()))
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether the world's own expert acts, which needs the world and no look."""
+        return self.name == EXPERT
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is a folder on disk."""
+        return self.name not in (RANDOM, EXPERT)
+
+    @property
+    def short_name(self) -> str:
+        """A word for run names."""
+        if not self.is_checkpoint:
+            return self.name
+        folder = Path(self.name)
+        return folder.parent.name if folder.name == "checkpoint" else folder.name
+
+    def digest(self) -> str:
+        """Identify what will act: the checkpoint's content, so that a retrained folder is another policy."""
+        if not self.is_checkpoint:
+            return self.name
+        total = hashlib.sha256()
+        for path in sorted(Path(self.name).rglob("*")):
+            if path.is_file():
+                total.update(f"{path.relative_to(self.name)} {path.stat().st_size} ".encode())
+                total.update(_content_digest(path))
+        return total.hexdigest()[:16]
+
+    def load(self) -> Policy:
+        """Load it in this process.
+
+        Raises:
+            CheckpointError: the folder is incomplete or of another architecture.
+            ConfigError: it is the expert, which only a world can give.
+        """
+        if self.name == RANDOM:
+            return RandomPolicy(self.random)
+        if self.is_expert:
+            raise ConfigError("policy=expert acts inside a simulated world and cannot be loaded on its own.")
+        from st4vla.platform.checkpoint import load_policy
+
+        return load_policy(Path(self.name))
+
+
+def _content_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        if path.stat().st_size <= WHOLE_BYTES:
+            return hashlib.sha256(file.read()).digest()
+        digest = hashlib.sha256(file.read(WHOLE_BYTES // 2))
+        file.seek(-WHOLE_BYTES // 2, 2)
+        digest.update(file.read())
+        return digest.digest()
