@@ -1,7 +1,7 @@
 """Keep annotated pictures that belong to no episode, in blocks that are written once and read by memory map.
 
-    <folder>/block_00003/images.npy            uint8 [N,H,W,3]
-    <folder>/block_00003/annotations.parquet   N rows of `annotations.SCHEMA` and the instruction of the scene
+<folder>/block_00003/images.npy            uint8 [N,H,W,3]
+<folder>/block_00003/annotations.parquet   N rows of `annotations.SCHEMA` and the instruction of the scene
 """
 
 import hashlib
@@ -49,7 +49,9 @@ def write_block(folder: Path, block: int, stills: Sequence[Still]) -> None:
         pq.write_table(table, half / ANNOTATIONS)
         half.rename(final)
     except OSError as error:
-        raise DataError(f"block {block} of {folder} could not be written: {error}; free some space and run again.") from error
+        raise DataError(
+            f"block {block} of {folder} could not be written: {error}; free some space and run again."
+        ) from error
 
 
 class Stills:
@@ -68,7 +70,9 @@ class Stills:
             self._images = [np.load(block / IMAGES, mmap_mode="r") for block in self.blocks]
             self._rows = [pq.read_table(block / ANNOTATIONS).to_pylist() for block in self.blocks]
         except (OSError, ValueError, pa.ArrowInvalid) as error:
-            raise DataError(f"{folder} has an unreadable block: {error}; remove that block and make it again.") from error
+            raise DataError(
+                f"{folder} has an unreadable block: {error}; remove that block and make it again."
+            ) from error
         self._places = [(block, row) for block, rows in enumerate(self._rows) for row in range(len(rows))]
 
     def __len__(self) -> int:
