@@ -1,11 +1,12 @@
 """Give the rollout machinery a world without a simulator: a dot that moves to another dot, and faults on demand.
 
 The engine's tests and benchmarks run on it, as it starts in no time and steps exactly as long as asked. The variant
-of an episode chooses a fault: "crashes" raises at the third step, "dies" ends the whole process there, once per
-marker file, and "hangs" never comes back.
+of an episode may name a fault of its third step: "crashes" raises, "hangs" never comes back, and "dies:FOLDER" ends
+the whole process, once, leaving a note in that folder.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ GOAL_M = 0.12
 REACHED_M = 0.02
 FAULT_STEP = 3
 PERTURBED_STEP = 4
+EVALUATION_SEEDS = 1_000_000  # training seeds lie below
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,14 @@ class DotConfig:
     Attributes:
         step_s: seconds that a step sleeps.
         max_steps: control steps of an episode.
-        marker: folder in which "dies" notes that it has died, "" to die every time.
     """
 
     step_s: float = 0.0
     max_steps: int = 12
-    marker: str = ""
 
 
 class DotWorld:
-    """A dot at the origin and two goals 12 cm away, drawn from the seed; actions move it by their first three numbers."""
+    """A dot at the origin and two goals 12 cm away, drawn from the seed; actions [0:3] move it, in m."""
 
     def __init__(self, config: DotConfig | None = None):
         self.config = config or DotConfig()
@@ -98,11 +98,10 @@ class DotWorld:
             raise EnvError("the dot left its world")
         if self._spec.variant == "hangs":
             time.sleep(3600)
-        if self._spec.variant == "dies":
-            note = Path(self.config.marker) / self._spec.episode_id
-            if not self.config.marker or not note.exists():
-                note.touch()
-                os.kill(os.getpid(), 9)
+        fault, _, folder = self._spec.variant.partition(":")
+        if fault == "dies" and not (note := Path(folder) / self._spec.episode_id).exists():
+            note.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _perturb(self) -> None:
         self.perturbed_at = self.steps
@@ -147,6 +146,24 @@ class DotWorld:
         """Let go of nothing."""
 
 
+class DotExpert:
+    """Walk straight to the goal, 15 mm a step."""
+
+    def __init__(self, world: DotWorld):
+        self._world = world
+
+    def act(self) -> np.ndarray:
+        """Give the next action, float32 [7]."""
+        dot, goal = np.split(self._world.snapshot(), 2)
+        way = goal - dot
+        return np.concatenate([0.015 * way / np.linalg.norm(way), np.zeros(4)]).astype(np.float32)
+
+
+def training_spec(task: str, index: int) -> EpisodeSpec:
+    """Give training episode number `index`."""
+    return EpisodeSpec("training", task, "default", index, "move the dot to the goal")
+
+
 def plan(suite: str, tasks: Sequence[str], episodes: int, seed: int) -> list[EpisodeSpec]:
     """Plan episodes of the suites seen, moved_object and changed_instruction, the latter two with their twins.
 
@@ -158,7 +175,7 @@ def plan(suite: str, tasks: Sequence[str], episodes: int, seed: int) -> list[Epi
         raise ConfigError(f"suite {suite!r} is unknown to the dot world; expected one of {', '.join(disturbances)}.")
     arms = {(), disturbances[suite]}
     return [
-        EpisodeSpec(suite, task, "default", seed + index, "move the dot to the goal", arm)
+        EpisodeSpec(suite, task, "default", EVALUATION_SEEDS + seed + index, "move the dot to the goal", arm)
         for task in tasks
         for index in range(episodes)
         for arm in sorted(arms)

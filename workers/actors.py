@@ -12,6 +12,7 @@ from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus
 from st4vla.workers.inference import ActorClient, BatchConfig, InferenceServer, LocalClient, PolicyClient
 from st4vla.workers.policies import PolicySource
 from st4vla.workers.rollout import Rollout, RolloutOptions, RolloutWorker, World
+from st4vla.workers.worlds import family, warm_up
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class InferenceConfig:
 class ExpertClient:
     """The scripted expert of one world, as a policy that looks at nothing and gives one action at a time."""
 
-    def __init__(self, world: Any):
+    def __init__(self, world: Any, make_expert: Callable[[Any], Any]):
         self._world = world
+        self._make_expert = make_expert
         self._expert: Any = None
 
     @property
@@ -53,9 +55,7 @@ class ExpertClient:
 
     def reset(self, session_id: str) -> None:
         """Start a fresh expert on the world as it is now."""
-        from st4vla.envs.experts import Expert
-
-        self._expert = Expert(self._world)
+        self._expert = self._make_expert(self._world)
 
     def act(self, observation: Observation, session_id: str, noise_key: tuple[int, int]) -> ActionChunk:
         """Give the expert's next action, from the world's true state."""
@@ -64,11 +64,20 @@ class ExpertClient:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a rollout actor is built from; picklable."""
+    """What a rollout actor is built from; picklable.
+
+    Attributes:
+        policy, options: who acts, and how its chunks are executed.
+        world: family of worlds.
+        task: one of the tasks that will come, to warm up with.
+        looks: whether pictures will be asked for.
+    """
 
     policy: PolicySource
     options: RolloutOptions
-    make_world: Callable[[str], World]
+    world: str = "tabletop"
+    task: str = "reach"
+    looks: bool = False
 
 
 class RolloutActor:
@@ -86,12 +95,17 @@ class RolloutActor:
 
     def ready(self) -> bool:
         """Load what episodes need; errors made here reach the driver as they are."""
-        self._worker = RolloutWorker(self._setup.make_world, self._make_client(), self._setup.options)
+        make_client = self._make_client()
+        self._worker = RolloutWorker(self._make_world, make_client, self._setup.options)
+        self._worker.pooled()
         return True
+
+    def _make_world(self) -> World:
+        return warm_up(family(self._setup.world), self._setup.task, self._setup.looks)
 
     def _make_client(self) -> Callable[[World], PolicyClient]:
         if self._setup.policy.is_expert:
-            return ExpertClient
+            return lambda world: ExpertClient(world, family(self._setup.world).make_expert)
         shared = self._shared_client()
         return lambda world: shared
 
@@ -114,7 +128,7 @@ class RolloutActor:
         from st4vla.workers.film import film_episode
 
         assert self._worker is not None
-        world, _ = self._worker.pooled(spec.task)
+        world, _ = self._worker.pooled()
         return film_episode(world, spec, rollout)
 
 

@@ -53,6 +53,8 @@ def connect(config: EngineConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray announces on every start that it uses tokens, which is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         ray.init(**init_arguments(config))
     except (ConnectionError, RuntimeError) as error:

@@ -5,7 +5,7 @@ recorded action stays the expert's clean one (the idea of DART, Laskey et al. 20
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,7 +30,6 @@ class Expert(Protocol):
 class RecordableWorld(World, Protocol):
     """A world whose recorded states can be rendered and annotated."""
 
-    def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, Any]: ...
     def annotate_all(self, snapshots: list[np.ndarray], frames: list[Any]) -> list[dict[str, FrameAnnotation]]: ...
 
 

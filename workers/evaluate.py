@@ -150,7 +150,13 @@ class _Workers:
             config = self._config
             number = default_workers(config.workers)
             self._inference = start_inference(config.policy, config.inference, number)
-            setup = WorkerSetup(config.policy, config.options, family(config.world).make_world)
+            setup = WorkerSetup(
+                config.policy,
+                config.options,
+                config.world,
+                config.tasks[0],
+                looks=config.films > 0 or config.policy.is_checkpoint,
+            )
             make = rollout_actor_factory(setup, number, self._inference, config.inference.batch.timeout_s)
             self._pool = Pool(make, number, config.pool, on_retry=lambda spec, why: self.retried.append((spec, why)))
         return self._pool

@@ -52,8 +52,8 @@ class Ledger:
     actors died has the same rows as one in which none did.
     """
 
-    def __init__(self, path: Path, plan: Sequence[EpisodeSpec], settings: Mapping[str, Any]):
-        """Open or create the ledger of this plan.
+    def __init__(self, path: Path, plan: Sequence[EpisodeSpec] | None, settings: Mapping[str, Any]):
+        """Open or create the ledger of this plan; None is an open plan, which takes any episode.
 
         Raises:
             DataError: the file belongs to another plan, is held by another process, or a line in it is broken.
@@ -61,12 +61,12 @@ class Ledger:
         self.path = path
         self.rows_by_id: dict[str, Row] = {}
         self.events: list[Row] = []
-        self._wanted = {spec.episode_id for spec in plan}
+        self._wanted = None if plan is None else {spec.episode_id for spec in plan}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab+")
         try:
             self._lock()
-            self._read(plan, settings)
+            self._read(plan or (), settings)
         except BaseException:
             self._file.close()
             raise
@@ -85,7 +85,7 @@ class Ledger:
         header = {
             "header": 1,
             "plan_digest": plan_digest(plan, settings),
-            "num_episodes": len(self._wanted),
+            "num_episodes": len(plan),
             "settings": settings,
         }
         lines = self._whole_lines()
@@ -135,9 +135,10 @@ class Ledger:
         Raises:
             DataError: the episode has a row already or is not of this plan, or the disk refuses.
         """
-        if spec.episode_id in self.rows_by_id or spec.episode_id not in self._wanted:
-            state = "already has a row" if spec.episode_id in self.rows_by_id else "is not in the plan"
-            raise DataError(f"episode {spec.episode_id} {state} in {self.path}.")
+        if spec.episode_id in self.rows_by_id:
+            raise DataError(f"episode {spec.episode_id} already has a row in {self.path}.")
+        if self._wanted is not None and spec.episode_id not in self._wanted:
+            raise DataError(f"episode {spec.episode_id} is not in the plan of {self.path}.")
         row = json.loads(json.dumps(make_row(spec, result)))
         self._write(row)
         self.rows_by_id[spec.episode_id] = row

@@ -51,6 +51,7 @@ class World(Protocol):
     def observe(self, spec: PolicySpec) -> Observation: ...
     def progress(self) -> Progress: ...
     def snapshot(self) -> np.ndarray: ...
+    def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, Any]: ...
     def close(self) -> None: ...
 
 
@@ -240,58 +241,52 @@ def failed_result(spec: EpisodeSpec, failure: Any, reason: str) -> EpisodeResult
 
 
 class RolloutWorker:
-    """Run episodes in pooled worlds, one world per task: reset for each episode, built once.
+    """Run episodes in one pooled world: reset for each episode, built once.
 
-    A world that raised is closed and built again for the next episode of its task, as its state is unknown.
+    A world that raised is closed and built again for the next episode, as its state is unknown.
     """
 
     def __init__(
         self,
-        make_world: Callable[[str], World],
+        make_world: Callable[[], World],
         make_client: Callable[[World], PolicyClient],
         options: RolloutOptions,
     ):
         self._make_world = make_world
         self._make_client = make_client
         self._options = options
-        self._worlds: dict[str, tuple[World, PolicyClient]] = {}
+        self._pooled: tuple[World, PolicyClient] | None = None
 
     def run(self, spec: EpisodeSpec) -> Rollout:
         """Run one episode; what goes wrong in it becomes its result, except the loss of another worker."""
         try:
-            world, client = self.pooled(spec.task)
+            world, client = self.pooled()
             return run_episode(world, client, spec, self._options)
         except WorkerLost:
-            self.discard(spec.task)
+            self.close()
             raise
         except PolicyError as error:
             return Rollout(failed_result(spec, "policy", str(error)), None)
         except Exception as error:  # isolation boundary: one crashed episode must not end the others
             log.exception("episode %s of %s crashed", spec.episode_id, spec.task)
-            self.discard(spec.task)
+            self.close()
             return Rollout(failed_result(spec, "crash", f"{type(error).__name__}: {error}"), None)
 
-    def pooled(self, task: str) -> tuple[World, PolicyClient]:
-        """Give the task's world and its client, built at first use."""
-        if task not in self._worlds:
-            world = self._make_world(task)
-            self._worlds[task] = (world, self._make_client(world))
-        return self._worlds[task]
-
-    def discard(self, task: str) -> None:
-        """Drop the task's world, if there is one."""
-        pair = self._worlds.pop(task, None)
-        if pair is None:
-            return
-        try:
-            pair[0].close()
-        except Exception:  # it has already failed; what matters is that it is not used again
-            log.exception("closing a crashed world of %s failed", task)
+    def pooled(self) -> tuple[World, PolicyClient]:
+        """Give the world and its client, built at first use."""
+        if self._pooled is None:
+            world = self._make_world()
+            self._pooled = (world, self._make_client(world))
+        return self._pooled
 
     def close(self) -> None:
-        """Close all worlds."""
-        for task in list(self._worlds):
-            self.discard(task)
+        """Drop the world, if there is one."""
+        pooled, self._pooled = self._pooled, None
+        try:
+            if pooled is not None:
+                pooled[0].close()
+        except Exception:  # it has already failed; what matters is that it is not used again
+            log.exception("closing a crashed world failed")
 
 
 def time_budget(rows: list[Mapping[str, Any]]) -> dict[str, float]:

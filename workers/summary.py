@@ -79,6 +79,18 @@ class Summary:
         return asdict(self)
 
 
+def read_summary(plain: Mapping[str, Any]) -> Summary:
+    """Read back what `Summary.plain` gave."""
+    groups = tuple(Group(**group | {"success": Rate(**group["success"])}) for group in plain["groups"])
+    paired = tuple(PairedGroup(**pair | {"outcome": _read_outcome(pair["outcome"])}) for pair in plain["paired"])
+    return Summary(groups, paired, plain["episodes"], plain["retries"])
+
+
+def _read_outcome(plain: Mapping[str, Any]) -> Disturbance:
+    rates = {name: Rate(**plain[name]) for name in ("twin", "disturbed", "recovery")}
+    return Disturbance(**{**plain, **rates})
+
+
 def summarise(rows: Sequence[Row], retries: int = 0) -> Summary:
     """Group the rows by suite and task, each suite pooled after its tasks, and compare twins."""
     groups: list[Group] = []

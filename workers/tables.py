@@ -1,12 +1,16 @@
 """Print results as tables; the only place where the rollout commands write to standard output."""
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from st4vla.workers.report import percent
-from st4vla.workers.summary import Summary
+from st4vla.workers.summary import Summary, read_summary
 
 
 def evaluation_tables(summary: Summary) -> list[Table]:
@@ -15,17 +19,24 @@ def evaluation_tables(summary: Summary) -> list[Table]:
     return tables + ([_paired_table(summary)] if summary.paired else [])
 
 
+def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1), pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _success_table(summary: Summary) -> Table:
-    table = Table(title="success, with Wilson 95 % interval", title_justify="left")
-    for name in ("suite", "task", ""):
-        table.add_column(name)
-    for name in ("success", "episodes", "partial credit", "steps", "infrastructure"):
-        table.add_column(name, justify="right")
+    table = _table(
+        "success, with Wilson 95 % interval", ("suite", "task"), ("success", "of", "credit", "steps", "infra")
+    )
+    last = ""
     for group in summary.groups:
         table.add_row(
-            group.suite,
-            group.task,
-            "disturbed" if group.disturbed else "",
+            "" if group.suite == last else group.suite,
+            group.task + (", disturbed" if group.disturbed else ""),
             str(group.success),
             str(group.success.total),
             percent(group.partial_credit),
@@ -33,23 +44,19 @@ def _success_table(summary: Summary) -> Table:
             str(group.infrastructure),
             style="bold" if group.task == "all" else None,
         )
+        last = group.suite
     return table
 
 
 def _paired_table(summary: Summary) -> Table:
-    table = Table(title="disturbed episodes beside their undisturbed twins", title_justify="left")
-    for name in ("suite", "task"):
-        table.add_column(name)
-    for name in ("twin", "disturbed", "drop (points)", "recovery", "steps to recover"):
-        table.add_column(name, justify="right")
+    title = "disturbed episodes beside their undisturbed twins; drop in points, steps to recover (median)"
+    table = _table(title, ("suite", "task"), ("drop", "recovery", "steps"))
     for pair in summary.paired:
         outcome = pair.outcome
         drop = f"{100 * outcome.drop:+.0f} [{100 * outcome.drop_low:+.0f}, {100 * outcome.drop_high:+.0f}]"
         table.add_row(
             pair.suite,
             pair.task,
-            str(outcome.twin),
-            str(outcome.disturbed),
             drop if outcome.twin.total else "-",
             str(outcome.recovery),
             "-" if outcome.median_recovery_steps is None else f"{outcome.median_recovery_steps:g}",
@@ -70,3 +77,34 @@ def print_evaluation(done: Any) -> None:
     films = sorted((done.folder / "films").glob("*.mp4"))
     if films:
         console.print(f"films:  {films[0].parent} ({len(films)})", soft_wrap=True)
+
+
+def print_collection(done: Any) -> None:
+    """Print what was collected and how to look at it."""
+    console = Console()
+    table = _table("collected", ("task",), ("expert's success", "attempts"))
+    for task, rate in done.experts.items():
+        table.add_row(task, str(rate), str(rate.total))
+    console.print(table)
+    console.print(
+        f"{done.kept} episodes, {done.frames} steps; {done.new_episodes} of them new, in {done.seconds:.1f} s "
+        f"({done.rate:.2f} episodes/s)"
+    )
+    for version, folder in done.folders.items():
+        console.print(f"{version}: {folder}", soft_wrap=True)
+        console.print(f"look at it: st4vla show {folder}", soft_wrap=True)
+
+
+def times_table(titles: Sequence[str], seconds: Sequence[float]) -> Table:
+    """Give how long each step of a job took."""
+    table = _table("time", ("step",), ("seconds",))
+    for title, spent in zip(titles, seconds, strict=True):
+        table.add_row(title, f"{spent:.0f}")
+    table.add_row("all", f"{sum(seconds):.0f}", style="bold")
+    return table
+
+
+def print_results(path: Path) -> None:
+    """Print the tables of an evaluation from the results.json in its folder."""
+    for table in evaluation_tables(read_summary(json.loads(path.read_text()))):
+        Console().print(table)

@@ -16,6 +16,7 @@ from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, o
 from st4vla.platform.data.mixture import Mixture, Source
 from st4vla.platform.data.sources import ActionSource, GroundingSource, split_episodes
 from st4vla.platform.data.statistics import EmbodimentStatistics
+from st4vla.platform.data.stills import StillQuestions, Stills
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.config import require
 
@@ -28,8 +29,8 @@ class SourceConfig:
     """One source of samples.
 
     Attributes:
-        path: the dataset's folder, for kind "lerobot".
-        kind: "lerobot", or the import path of a function, package.module.function, that is called with a
+        path: the dataset's folder, for kinds "lerobot" and "stills".
+        kind: "lerobot", "stills", or the import path of a function, package.module.function, that is called with a
             `ReadingConfig` and the options, and gives a `TrainingSource`.
         weight: how often it is drawn, against the others.
         options: further settings, for "lerobot" those of `DatasetConfig`.
@@ -41,8 +42,9 @@ class SourceConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.kind == "lerobot" or "." in self.kind, "data.kind", self.kind, "use lerobot or an import path")
-        require(self.kind != "lerobot" or bool(self.path), "data.path", self.path, "give the dataset's folder")
+        on_disk = self.kind in ("lerobot", "stills")
+        require(on_disk or "." in self.kind, "data.kind", self.kind, "use lerobot, stills or an import path")
+        require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder")
         require(self.weight > 0, "data.weight", self.weight, "it must be > 0")
 
 
@@ -152,6 +154,53 @@ class LeRobotSource:
         return found - {""}
 
 
+class StillsSource:
+    """Annotated pictures without actions; the last share of them is held out, whole scenes together."""
+
+    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
+        self.stills = Stills(Path(config.path))
+        self.name = Path(config.path).name
+        self.questions = reading.questions
+        total = len(self.stills)
+        self.num_held_out = round(total * reading.held_out_share / len(reading.cameras)) * len(reading.cameras)
+        self.num_training = total - self.num_held_out
+
+    @property
+    def digest(self) -> str:
+        """Digest of the annotations."""
+        return self.stills.digest
+
+    def robot(self) -> Source:
+        """Refuse: pictures alone have no actions.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"{self.stills.folder} holds pictures without actions; name it under grounding_data instead")
+
+    def grounding(self) -> StillQuestions:
+        """Questions about the pictures to train on."""
+        return StillQuestions(self.stills, self.questions, range(self.num_training))
+
+    def held_out_robot(self, count: int) -> list[ActionSample]:
+        """Give none."""
+        return []
+
+    def held_out_grounding(self, count: int) -> list[GroundingSample]:
+        """Give up to `count` questions about held-out pictures, the same ones each time."""
+        held_out = range(self.num_training, len(self.stills))
+        return load_spread(StillQuestions(self.stills, self.questions, held_out), count)
+
+    def statistics(self) -> EmbodimentStatistics | None:
+        """Give none: nothing moves."""
+        return None
+
+    def texts(self) -> set[str]:
+        """Instructions and names."""
+        shown = [self.stills[place] for place in range(len(self.stills))]
+        return {still.instruction for still in shown}.union(*(still.annotation.boxes for still in shown))
+
+
 def load_spread(source: Source, count: int) -> list[Any]:
     """Load up to `count` items of a source, evenly spread, the same ones each time."""
     length = len(source)
@@ -163,6 +212,8 @@ def open_source(config: SourceConfig, reading: ReadingConfig) -> TrainingSource:
     """Open one source of any kind."""
     if config.kind == "lerobot":
         return LeRobotSource(config, reading)
+    if config.kind == "stills":
+        return StillsSource(config, reading)
     module, _, name = config.kind.rpartition(".")
     try:
         make = getattr(importlib.import_module(module), name)

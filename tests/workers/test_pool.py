@@ -3,12 +3,10 @@
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from st4vla.envs.dot_world import DotConfig, DotWorld
 from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.errors import ConfigError
 from st4vla.workers.actors import InferenceConfig, WorkerSetup, rollout_actor_factory, start_inference
@@ -26,21 +24,12 @@ def local_ray() -> Iterator[None]:
         yield
 
 
-def dot_world(task: str, config: DotConfig) -> DotWorld:
-    return DotWorld(config)
-
-
 def plan(variants: list[str]) -> list[EpisodeSpec]:
     return [EpisodeSpec("seen", "dot", variant, seed, "go") for seed, variant in enumerate(variants)]
 
 
-def run_pool(specs, tmp_path: Path, num_actors=2, config=None, inference=(), on_value=lambda pool, value: None):
-    import ray.cloudpickle
-
-    import_by_value = __import__("sys").modules[__name__]
-    ray.cloudpickle.register_pickle_by_value(import_by_value)
-    source = PolicySource("random")
-    setup = WorkerSetup(source, RolloutOptions(), partial(dot_world, config=DotConfig(marker=str(tmp_path))))
+def run_pool(specs, num_actors=2, config=None, inference=(), on_value=lambda pool, value: None):
+    setup = WorkerSetup(PolicySource("random"), RolloutOptions(), "dot", "dot")
     retries: list[tuple[int, str]] = []
     pool = Pool(
         rollout_actor_factory(setup, num_actors, inference),
@@ -68,24 +57,25 @@ def rows(outcomes):
     return [(seed, result.success, result.steps, result.partial_credit) for seed, result in sorted(results, key=str)]
 
 
-def test_one_and_three_actors_and_a_batching_one_give_the_same_rows(tmp_path: Path):
+def test_one_and_three_actors_and_a_batching_one_give_the_same_rows():
     specs = plan(["default"] * 12)
-    alone, _ = run_pool(specs, tmp_path, num_actors=1)
-    three, _ = run_pool(specs, tmp_path, num_actors=3)
+    alone, _ = run_pool(specs, num_actors=1)
+    three, _ = run_pool(specs, num_actors=3)
     inference = start_inference(PolicySource("random"), InferenceConfig(place="actor"), 3)
-    batched, _ = run_pool(specs, tmp_path, num_actors=3, inference=inference)
+    batched, _ = run_pool(specs, num_actors=3, inference=inference)
     assert rows(alone) == rows(three) == rows(batched)
     assert len(alone) == 12
 
 
 def test_an_actor_that_dies_is_replaced_and_its_episode_runs_again(tmp_path: Path):
-    outcomes, retries = run_pool(plan(["default", "dies", "default", "default", "dies", "default"]), tmp_path)
+    dies = f"dies:{tmp_path}"
+    outcomes, retries = run_pool(plan(["default", dies, "default", "default", dies, "default"]))
     assert sorted(outcome.item.seed for outcome in outcomes) == [0, 1, 2, 3, 4, 5]
     assert all(outcome.failure == "" for outcome in outcomes)
     assert sorted(seed for seed, _ in retries) == [1, 4]
 
 
-def test_an_actor_killed_from_outside_costs_no_episode(tmp_path: Path):
+def test_an_actor_killed_from_outside_costs_no_episode():
     import ray
 
     killed = []
@@ -95,21 +85,21 @@ def test_an_actor_killed_from_outside_costs_no_episode(tmp_path: Path):
             killed.append(ray.get(pool.actors[0].pid.remote()))
             os.kill(killed[0], signal.SIGKILL)
 
-    outcomes, _ = run_pool(plan(["default"] * 8), tmp_path, on_value=kill_once)
+    outcomes, _ = run_pool(plan(["default"] * 8), on_value=kill_once)
     assert sorted(outcome.item.seed for outcome in outcomes) == list(range(8))
 
 
-def test_a_crash_is_retried_then_reported_with_its_reason(tmp_path: Path):
-    outcomes, retries = run_pool(plan(["crashes", "default"]), tmp_path, config=PoolConfig(retries=1))
+def test_a_crash_is_retried_then_reported_with_its_reason():
+    outcomes, retries = run_pool(plan(["crashes", "default"]), config=PoolConfig(retries=1))
     crashed = next(outcome for outcome in outcomes if outcome.item.seed == 0)
     assert crashed.value.result.failure == "crash"
     assert "the dot left its world" in crashed.value.result.reason
     assert [seed for seed, _ in retries] == [0]
 
 
-def test_an_episode_that_hangs_times_out_and_the_rest_is_done(tmp_path: Path):
+def test_an_episode_that_hangs_times_out_and_the_rest_is_done():
     config = PoolConfig(retries=0, timeout_s=3)
-    outcomes, _ = run_pool(plan(["hangs", "default", "default"]), tmp_path, config=config)
+    outcomes, _ = run_pool(plan(["hangs", "default", "default"]), config=config)
     hung = next(outcome for outcome in outcomes if outcome.item.seed == 0)
     assert hung.failure == "timeout"
     assert sorted(outcome.item.seed for outcome in outcomes) == [0, 1, 2]

@@ -1,8 +1,10 @@
 """Facts about how rows become numbers."""
 
+import json
+
 import pytest
 
-from st4vla.workers.summary import flat_metrics, summarise
+from st4vla.workers.summary import flat_metrics, read_summary, summarise
 
 
 def row(task="reach", seed=0, success=True, suite="seen", perturbations=(), **changes):
@@ -71,3 +73,9 @@ def test_metrics_are_named_by_suite_and_task():
     assert metrics["seen/reach/success"] == 0.5
     assert metrics["retries"] == 2
     assert "seen/reach/success_drop" not in metrics
+
+
+def test_a_summary_survives_json():
+    rows = [row(suite="moved_object"), row(suite="moved_object", perturbations=("object_moved",), recovery_steps=3)]
+    summary = summarise(rows)
+    assert read_summary(json.loads(json.dumps(summary.plain()))) == summary
