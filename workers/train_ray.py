@@ -7,6 +7,7 @@ same samples and the same draws. Errors of our own kind would come again, so the
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from st4vla.workers.train_board import Board, Listener, StopOnOwnErrors, origina
 log = logging.getLogger(__name__)
 # Ray Train looks after its workers every 2 s unless told otherwise, and every report waits for that look.
 HEALTH_CHECK_S = "0.2"
+PART = ".part-"
 
 
 class RayReporter:
@@ -44,7 +46,7 @@ class RayReporter:
 
     def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
         """Write this worker's part beside the run and hand it over; every worker comes here at the same step."""
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=self.scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix=PART, dir=self.scratch) as folder:
             write(Path(folder))
             ray.train.report(row, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name_of(step))
 
@@ -92,6 +94,9 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
             result = trainer.fit()
         except TrainingFailedError as error:
             raise explain(error, run.folder) from error
+        finally:
+            for left in run.folder.glob(f"{PART}*"):  # a killed worker could not remove its own
+                shutil.rmtree(left, ignore_errors=True)
     assert result.checkpoint is not None
     return Path(result.checkpoint.path)
 
