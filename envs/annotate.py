@@ -38,7 +38,9 @@ def way_points(path: np.ndarray, frame: Frame) -> tuple[Point, ...]:
     return tuple((float(x), float(y)) for x, y in pixels if 0 <= x < width and 0 <= y < height)
 
 
-def annotate(scene: Scene, view: View, frames: Mapping[str, Frame], future_tcp: np.ndarray) -> dict[str, FrameAnnotation]:
+def annotate(
+    scene: Scene, view: View, frames: Mapping[str, Frame], future_tcp: np.ndarray
+) -> dict[str, FrameAnnotation]:
     """Annotate one moment's pictures.
 
     Args:

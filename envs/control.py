@@ -59,7 +59,9 @@ class DeltaPoseController(PDEEPoseController):
         actual = self.ee_pose_at_base.p
         position = actual + limit_norm(prev_ee_pose_at_base.p + shift - actual, LEASH_M)
         position = torch.cat([position[:, :2], position[:, 2:].clamp(min=LOWEST_TCP_M)], dim=1)
-        return Pose.create_from_pq(position, quaternion_multiply(axis_angle_to_quaternion(turn), prev_ee_pose_at_base.q))
+        return Pose.create_from_pq(
+            position, quaternion_multiply(axis_angle_to_quaternion(turn), prev_ee_pose_at_base.q)
+        )
 
 
 @dataclass

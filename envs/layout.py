@@ -140,9 +140,7 @@ def _place(rng: np.random.Generator, things: Sequence[objects.Thing], target: in
             return _poses(things, positions, yaws)
 
 
-def way_is_free(
-    positions: np.ndarray, things: Sequence[objects.Thing], target: int, direction: np.ndarray
-) -> bool:
+def way_is_free(positions: np.ndarray, things: Sequence[objects.Thing], target: int, direction: np.ndarray) -> bool:
     """Tell whether the pushed thing stays in the workspace and meets nothing, nor the gripper behind it."""
     limits = np.array([HALF_X, HALF_Y]) + 0.02
     if np.any(np.abs(positions[target] + direction * PUSH_LENGTH) > limits):

@@ -1,9 +1,9 @@
 """Pack one moment of a world into one small float32 row, and read it again.
 
-    [target, destination, sub-goal]   indices; things of the scene, -1 for no destination; `focus.SUB_GOALS`
-    tcp [3]                           m, world frame
-    qpos [9]                          seven joints, two fingers
-    poses [K,7]                       of the scene's things, position and quaternion wxyz, world frame
+[target, destination, sub-goal]   indices; things of the scene, -1 for no destination; `focus.SUB_GOALS`
+tcp [3]                           m, world frame
+qpos [9]                          seven joints, two fingers
+poses [K,7]                       of the scene's things, position and quaternion wxyz, world frame
 """
 
 from dataclasses import dataclass

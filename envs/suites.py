@@ -41,9 +41,7 @@ SUITES: dict[str, Suite] = {
     "unseen_objects": Suite("Combinations of colour and form that training never showed.", variant="unseen_objects"),
     "unseen_wording": Suite("Paraphrases that training never used.", wording="held_out"),
     "long_horizon": Suite("Three objects into their containers.", tasks=("sort_three",)),
-    "moved_object": Suite(
-        "The object is moved while the robot is at it.", perturbations=(perturbations.OBJECT_MOVED,)
-    ),
+    "moved_object": Suite("The object is moved while the robot is at it.", perturbations=(perturbations.OBJECT_MOVED,)),
     "changed_instruction": Suite(
         "Another object is asked for while the robot is at it.", perturbations=(perturbations.INSTRUCTION_CHANGED,)
     ),
@@ -68,7 +66,9 @@ def evaluation_seed(seed: int, index: int) -> int:
         EnvError: the seed lies outside 0..9 999 or the index outside 0..99 999.
     """
     if not (0 <= index < EPISODES_PER_SEED and 0 <= seed < EVALUATION_SEEDS // EPISODES_PER_SEED):
-        raise EnvError(f"Seed {seed}, episode {index} lies outside seeds 0..9999 of 0..{EPISODES_PER_SEED - 1} episodes.")
+        raise EnvError(
+            f"Seed {seed}, episode {index} lies outside seeds 0..9999 of 0..{EPISODES_PER_SEED - 1} episodes."
+        )
     return EVALUATION_SEEDS + seed * EPISODES_PER_SEED + index
 
 

@@ -193,7 +193,15 @@ def _shelf_poses() -> np.ndarray:
     """Spread the library over the shelf: [N,7]."""
     poses = np.zeros((len(objects.LIBRARY), 7))
     for index, thing in enumerate(objects.LIBRARY):
-        poses[index] = [(index % 6) * 0.4 - 1.0, (index // 6) * 0.4 - 1.0, SHELF_Z + thing.shape.half_height, 1, 0, 0, 0]
+        poses[index] = [
+            (index % 6) * 0.4 - 1.0,
+            (index // 6) * 0.4 - 1.0,
+            SHELF_Z + thing.shape.half_height,
+            1,
+            0,
+            0,
+            0,
+        ]
     return poses
 
 

@@ -12,16 +12,15 @@ import numpy as np
 import sapien
 import torch
 
-from st4vla.envs import annotate, focus, geometry, instructions, layout, objects, perturbations, tabletop, tasks
+from st4vla.envs import annotate, focus, geometry, instructions, layout, objects, perturbations, states, tabletop, tasks
 from st4vla.envs.control import FINGER_OPEN_M
 from st4vla.envs.recording import View, pack, unpack
 from st4vla.envs.stage import Frame, Stage
 from st4vla.platform.contracts import EpisodeSpec, FrameAnnotation, Observation, PolicySpec
 from st4vla.platform.errors import ConfigError, EnvError
 
-ACTION_DIM, PROPRIOCEPTION_DIM, PRIVILEGED_DIM = 7, 7, 32
+ACTION_DIM = 7
 CAMERAS = ("third_person", "wrist")
-BASE = np.array([layout.BASE_X, 0.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ class TabletopWorld:
             EnvError: the spec's task, variant or a perturbation is not known, or not this world's.
         """
         if self.config.task and spec.task != self.config.task:
-            raise EnvError(f"This world runs {self.config.task!r}, the spec asks for {spec.task!r}; make another world.")
+            raise EnvError(
+                f"This world runs {self.config.task!r}, the spec asks for {spec.task!r}; make another world."
+            )
         perturbations.check(spec.perturbations)
         self.scene = layout.draw_scene(spec.task, spec.variant, spec.seed)
         self._reset_physics(spec)
@@ -134,7 +135,7 @@ class TabletopWorld:
     def commanded_tcp(self) -> tuple[np.ndarray, np.ndarray]:
         """Position [3] and quaternion [4], world frame, that the arm was last told to reach."""
         pose = self.env.agent.controller.controllers["arm"]._target_pose.raw_pose[0].numpy().astype(np.float64)
-        return pose[:3] + BASE, pose[3:]
+        return pose[:3] + states.BASE, pose[3:]
 
     @property
     def opening(self) -> float:
@@ -263,41 +264,16 @@ class TabletopWorld:
         return state
 
     def proprioception(self) -> np.ndarray:
-        """Give float32 [7]: TCP in the robot base frame, m; rotation vector with x >= 0, rad; gripper opening 0..1."""
-        position, quaternion = self.tcp
-        rotation = geometry.tool_rotation_vector(quaternion)
-        return np.concatenate([position - BASE, rotation, [self.opening]]).astype(np.float32)
+        """Give the robot's own reading, float32 [7] (`states.proprioception`)."""
+        return states.proprioception(*self.tcp, self.opening)
 
     def privileged_state(self) -> np.ndarray:
-        """Give float32 [32], laid out alike for every task.
-
-        0-6 proprioception; 7-9 target from the TCP; 10-11 sine and cosine of twice its yaw; 12 its half height;
-        13-15 goal from the target (reach point, 10 cm along the side, 10 cm up, or the container); 16-18 goal from
-        the TCP; 19 held; 20-22 direction; 23 share of time left; 24-28 one-hot task; 29-31 zero. Metres, world axes.
-        """
+        """Give the simulator's full state, float32 [32] (`states.privileged`)."""
         situation = self.situation()
         which, _ = focus.focus(self.scene, situation)
-        target, index = situation.targets[which], self.scene.targets[which]
-        yaw = geometry.yaw_of(self.thing_pose(index)[3:])
-        goal = self._goal(situation, which)
-        held = float(tasks.is_held(situation.tcp, situation.opening, target))
-        one_hot = np.eye(len(layout.TASKS))[layout.TASKS.index(self.scene.task)]
-        parts = [
-            *(self.proprioception(), target - situation.tcp, [np.sin(2 * yaw), np.cos(2 * yaw)]),
-            *([situation.half_heights[which]], goal - target, goal - situation.tcp, [held], situation.direction),
-            *([1.0 - self.steps / self.max_steps], one_hot, np.zeros(3)),
-        ]
-        return np.concatenate(parts).astype(np.float32)
-
-    def _goal(self, situation: tasks.Situation, which: int) -> np.ndarray:
-        target = situation.targets[which]
-        if self.scene.task == "reach":
-            return tasks.reach_point(target, situation.half_heights[which])
-        if self.scene.task == "push":
-            return situation.starts[which] + 0.10 * situation.direction
-        if self.scene.task == "pick_up":
-            return situation.starts[which] + np.array([0.0, 0.0, 0.10])
-        return situation.destinations[which]
+        yaw = geometry.yaw_of(self.thing_pose(self.scene.targets[which])[3:])
+        time_left = 1.0 - self.steps / self.max_steps
+        return states.privileged(self.scene.task, situation, which, yaw, self.proprioception(), time_left)
 
     def snapshot(self) -> np.ndarray:
         """Record this moment as one float32 row (`recording`): enough to render and to annotate it later."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,12 +97,17 @@ class DenseConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """System 2, a vision-language model of transformers, by its own names there."""
+    """System 2, a vision-language model of transformers.
+
+    Attributes:
+        cameras: the policy's cameras that System 2 looks at; () means all, as published.
+    """
 
     kind: Literal["qwen2_5_vl", "qwen3_vl"]
     text: TextTowerConfig
     vision: VisionTowerConfig
     dense: DenseConfig = DenseConfig()
+    cameras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "qwen2_5_vl":
@@ -224,6 +230,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         require_positive(self, "image_size", "action_dim", "chunk_length", "control_hz")
         require(bool(self.cameras), self, "cameras", "name at least one camera")
+        known = set(self.planner.cameras) <= set(self.cameras)
+        require(known, self.planner, "cameras", f"name some of {', '.join(self.cameras)}")
         require(self.state_dim >= 0, self, "state_dim", "use 0 to leave the state out")
         token_px, patch_px = self.planner.vision.token_px, self.vision.patch_size
         require(self.image_size % token_px == 0, self, "image_size", f"the planner needs a multiple of {token_px}")
@@ -240,6 +248,11 @@ class PolicyConfig:
                 "dense_weight",
                 f"{side} patches must divide {self.dense_side} cells",
             )
+
+    @property
+    def planner_cameras(self) -> tuple[str, ...]:
+        """The views System 2 looks at, in the order of `cameras`."""
+        return tuple(c for c in self.cameras if not self.planner.cameras or c in self.planner.cameras)
 
     @property
     def dense_side(self) -> int:
@@ -274,6 +287,19 @@ class PolicyConfig:
     def from_mapping(cls, values: Mapping[str, Any]) -> "PolicyConfig":
         """Build from nested mappings, as YAML or a composed configuration gives them."""
         return build_config(cls, values)
+
+    @classmethod
+    def preset(cls, name: str) -> "PolicyConfig":
+        """Give a packaged preset, `configs/policy/NAME.yaml`.
+
+        Raises:
+            ConfigError: there is none of that name; those there are are listed.
+        """
+        folder = files("st4vla.configs") / "policy"
+        found = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+        if name not in found:
+            raise ConfigError(f"There is no preset {name!r}; there are {', '.join(sorted(found))}.")
+        return cls.from_mapping(yaml.safe_load(found[name].read_text()))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "PolicyConfig":

@@ -80,7 +80,7 @@ class TimeEmbedder(nn.Module):
         half = TIME_FEATURES // 2
         rates = torch.exp(-math.log(10_000) * torch.arange(half, device=steps_B.device, dtype=torch.float32) / half)
         angles = steps_B[:, None].float() * rates
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
 class FinalLayer(nn.Module):

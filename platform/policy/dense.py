@@ -27,12 +27,13 @@ class DenseHead(nn.Linear):
         return logits.transpose(2, 3).reshape(-1, side * self.cells, side * self.cells, self.classes)
 
     def loss(self, tokens_NKD: Tensor, labels_NGG: Tensor, targets_NMW: Tensor) -> Tensor:
-        """Compare the logits with the words of each cell's object; cells of -1 are left out.
+        """Give the divergence of the predicted words from those of each cell's object; 0 is perfect.
 
-        Objects cover a few percent of a view, so objects and background each carry half of the loss.
+        Cells of -1 are left out. Objects cover a few percent of a view, so objects and background carry half each.
         """
         log_p = F.log_softmax(self(tokens_NKD).float(), dim=-1)
         rows = torch.arange(labels_NGG.shape[0], device=labels_NGG.device)[:, None, None]
-        errors_NGG = -(log_p * targets_NMW[rows, labels_NGG.clamp(min=0)]).sum(-1)
+        targets_NGGW = targets_NMW[rows, labels_NGG.clamp(min=0)]
+        errors_NGG = F.kl_div(log_p, targets_NGGW, reduction="none").sum(-1)
         parts = [(errors_NGG * part).sum() / part.sum().clamp(min=1) for part in (labels_NGG > 0, labels_NGG == 0)]
         return (parts[0] + parts[1]) / 2

@@ -31,6 +31,7 @@ class St4vlaModel(nn.Module):
         super().__init__()
         self.config = config
         width = config.planner.text.width
+        self.planner_views = [config.cameras.index(camera) for camera in config.planner_cameras]
         self.planner = Planner(config.planner, token_ids)
         self.frame_encoder = FrameEncoder(config.vision, width, frame_dense_head(config))
         self.query_transformer = QueryTransformer(config.query, width, config.semantics.attend_padding)
@@ -53,7 +54,7 @@ class St4vlaModel(nn.Module):
 
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """System 2: give the plan [B,L,D] and its mask [B,L]."""
-        hidden, _ = self.planner.read(batch)
+        hidden, _ = self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
         return hidden, batch["attention_mask"]
 
     def condition(self, plan: Tensor, mask: Tensor, images: Tensor, state: Tensor | None = None) -> Tensor:

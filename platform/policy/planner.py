@@ -25,6 +25,9 @@ IGNORE = -100
 class Planner(nn.Module):
     """Read views and a prompt; give the plan [B,L,D], losses on answers, or an answer."""
 
+    image_mean: Tensor
+    image_std: Tensor
+
     def __init__(self, config: PlannerConfig, token_ids: Mapping[str, int]) -> None:
         """Build with random weights; `token_ids` are those of `Processor.token_ids`."""
         super().__init__()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -28,16 +27,11 @@ def build_vlm(config: PlannerConfig, token_ids: Mapping[str, int]) -> Any:
     ids = {f"{name}_token_id": token_ids[name] for name in ("image", "video", "vision_start", "vision_end")}
     text = text_values(config.text, token_ids, qwen2_5_rope(config.text) if wide else qwen3_rope(config.text))
     vision = vision_values(config)
-    kind, model = (
-        (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration)
-        if wide
-        else (Qwen3VLConfig, Qwen3VLForConditionalGeneration)
-    )
     tied = config.text.tie_embeddings
-    built = kind(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)  # pyright: ignore
-    built._attn_implementation = "sdpa"
-    vlm: nn.Module = model(built)
-    return vlm
+    values: dict[str, Any] = {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied, **ids}
+    if wide:
+        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**values))
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**values))
 
 
 def qwen2_5_rope(text: TextTowerConfig) -> dict[str, Any]:

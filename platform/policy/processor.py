@@ -108,9 +108,12 @@ class Processor:
     def question(self, kind: GroundingKind, label: str) -> str:
         return question(kind, label, self.config.prompt, self.config.semantics)
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens)))
+
     def read_answer(self, tokens: Sequence[int], image: np.ndarray, shape: Shape | None = None) -> Spatial:
         """Read an answer in pixels of `image`; raises SpatialParseError where there is none in it."""
-        return read_spatial(self.tokenizer.decode(list(tokens)), self.space(image), shape)
+        return read_spatial(self.decode(tokens), self.space(image), shape)
 
     def space(self, image: np.ndarray) -> CoordinateSpace:
         height, width = image.shape[:2]
@@ -141,7 +144,7 @@ class Processor:
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _encode_seen(self, seen: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray | None, str, str]]) -> Batch:
-        views = len(self.config.cameras)
+        views = len(self.config.planner_cameras)
         prompts = [action_prompt(said(words), self.config.prompt, self.config.semantics) for _, _, words, _ in seen]
         batch = pad_left([self._turn(prompt, views) for prompt in prompts], self.token_ids["pad"])
         batch["images"] = torch.from_numpy(np.stack([self._views(images) for images, *_ in seen]))
@@ -167,7 +170,9 @@ class Processor:
     def _build_turn(self, prompt: str, views: int) -> Turn:
         content = [{"type": "image"}] * views + [{"type": "text", "text": prompt}]
         text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}],  # pyright: ignore[reportArgumentType]
+            tokenize=False,
+            add_generation_prompt=True,
         )
         ids = self.tokenizer(str(text), add_special_tokens=False)["input_ids"]
         return join(ids, self.token_ids["image"], self.config.tokens_per_side)  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class FrameEncoder(nn.Module):
     """Turn uint8 views [B,V,3,H,W] into patch tokens [B,V*K,D] (InternVLA-M1, section 2.1)."""
 
+    image_mean: Tensor
+    image_std: Tensor
+
     def __init__(self, config: VisionConfig, planner_width: int, dense: DenseHead | None = None) -> None:
         """Build with random weights; `dense` is the head of an auxiliary loss where there are no pretrained ones."""
         super().__init__()
