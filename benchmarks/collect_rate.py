@@ -23,9 +23,18 @@ def main() -> None:
 
     command = "python -m benchmarks.collect_rate"
     per_cpu_second = one_actor()
-    record("collect_episodes_per_cpu_second", 2, round(per_cpu_second, 2), "episodes/CPU-s", "report", command)
+    record(
+        "expert collection: successful episodes per CPU-second of one actor",
+        2,
+        round(per_cpu_second, 2),
+        "episodes/CPU-s",
+        "report",
+        command,
+    )
     per_second = two_actors()
-    record("collect_episodes_per_second", 2, round(per_second, 2), "episodes/s", ">= 1", command)
+    record(
+        "expert collection: successful reach and push episodes", 2, round(per_second, 2), "episodes/s", ">= 1", command
+    )
     print(f"{per_second:.2f} successful episodes per second; {per_cpu_second:.2f} per CPU-second of one actor")
 
 
