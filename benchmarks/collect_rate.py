@@ -13,7 +13,7 @@ from pathlib import Path
 
 from st4vla.platform.machine import prepare_process
 
-EPISODES = 30
+EPISODES = 20
 
 
 def main() -> None:
