@@ -6,10 +6,17 @@ import torch
 from st4vla.platform.policy.model import St4vlaModel
 
 PLAN = (0.803339, -1.854198)
-FRAME = (0.458141, 0.347670)
-CONDITION = (0.135246, -0.036821)
-ACTIONS = (3.564270, -0.007339)
-LOSSES = {"action": 1.345917, "loss": 7.937088, "answer": 5.997132, "dense": 1.264441, "frame_dense": 1.351028}
+FRAME = (0.472122, -0.984681)
+CONDITION = (0.166183, 0.129654)
+ACTIONS = (4.372329, 2.777526)
+LOSSES = {
+    "action": 1.473865,
+    "loss": 12.163440,
+    "answer": 5.997132,
+    "dense": 1.264441,
+    "where": 4.210057,
+    "frame_dense": 1.383619,
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,4 +70,11 @@ def test_one_forward_gives_the_losses_of_both_kinds_of_batches(seeded, processor
         "grounding": processor.encode_grounding(point_samples),
     }
     losses = seeded(batches)
-    assert set(losses) == {"action", "grounding", "grounding_answer", "grounding_dense", "grounding_frame_dense"}
+    assert set(losses) == {
+        "action",
+        "grounding",
+        "grounding_answer",
+        "grounding_dense",
+        "grounding_where",
+        "grounding_frame_dense",
+    }
