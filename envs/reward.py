@@ -93,5 +93,5 @@ POTENTIALS: dict[TaskName, Callable[[tasks.Situation], np.ndarray]] = {
 
 
 def reward(before: np.ndarray, after: np.ndarray, solved: np.ndarray) -> np.ndarray:
-    """Give the reward [N] of a control step: from the potentials before and after it, and whether it solved the task."""
+    """Give the reward [N] of a control step from the potentials before and after it, and whether it solved."""
     return SCALE * (after - before) + SUCCESS * solved - STEP_COST

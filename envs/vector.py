@@ -138,9 +138,8 @@ class TabletopVectorEnv(VectorEnv):
         """
         actions = np.asarray(actions, dtype=np.float32)
         if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
-            raise EnvError(
-                f"The actions are {list(actions.shape)}; expected finite {list(self.action_space.shape or ())}."
-            )
+            expected = [self.num_envs, len(self.range.learned)]
+            raise EnvError(f"The actions are {list(actions.shape)}; expected finite {expected}.")
         fresh, running = np.flatnonzero(self._done), np.flatnonzero(~self._done)
         self._batch.step(self.range.physical(actions), list(running))
         if len(fresh):
@@ -174,6 +173,6 @@ def make_vector_env(num_envs: int = 1, **settings: Any) -> TabletopVectorEnv:
 
 
 def register() -> None:
-    """Let `gymnasium.make_vec(VECTOR_ENV_ID, num_envs=N, vectorization_mode="vector_entry_point", task=...)` find it."""
+    """Let `gymnasium.make_vec(VECTOR_ENV_ID, vectorization_mode="vector_entry_point", task=...)` find it."""
     if VECTOR_ENV_ID not in gymnasium.registry:
         gymnasium.register(VECTOR_ENV_ID, vector_entry_point=make_vector_env)

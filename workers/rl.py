@@ -142,9 +142,8 @@ def read_standing(config: RlConfig) -> Standing:
         return Standing()
     kept = json.loads(path.read_text())
     if kept["settings"] != config.settings():
-        differing = [
-            key for key, value in _flat(config.settings()).items() if _flat(kept["settings"]).get(key) != value
-        ]
+        earlier = _flat(kept["settings"])
+        differing = [key for key, value in _flat(config.settings()).items() if earlier.get(key) != value]
         raise ConfigError(
             f"{config.folder} holds a run that differs in {', '.join(differing)}; give this one a name=, another "
             "seed=, or delete that folder."
@@ -199,9 +198,8 @@ def save(config: RlConfig, algorithm: Any, standing: Standing, tracker: Tracker)
     folder = config.folder
     algorithm.save_to_path(str((folder / "learner").resolve()))
     notes = {"task": config.env.task, "seed": config.env.seed, **asdict(standing)}
-    save_state_policy(
-        folder / "checkpoint", algorithm.get_module().actor, Lineage(mlflow_run=tracker.run_id, notes=notes)
-    )
+    lineage = Lineage(mlflow_run=tracker.run_id, notes=notes)
+    save_state_policy(folder / "checkpoint", algorithm.get_module().actor, lineage)
     text = json.dumps({"settings": config.settings(), "standing": asdict(standing)}, indent=1)
     (folder / "progress.json.new").write_text(text)
     os.replace(folder / "progress.json.new", folder / "progress.json")

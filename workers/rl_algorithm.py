@@ -8,6 +8,7 @@ from st4vla.envs.vector import VectorConfig, make_vector_env
 from st4vla.platform.errors import ConfigError
 
 RLLIB_ENV = "st4vla_tabletop"
+LEARNER_METRICS = ("policy_loss", "vf_loss", "vf_explained_var", "entropy")
 
 
 @dataclass(frozen=True)
@@ -119,20 +120,12 @@ class Iteration:
     def of_result(cls, result: Mapping[str, Any]) -> "Iteration":
         """Pick it out of RLlib's result."""
         sampled, learned = result["env_runners"], result["learners"]["default_policy"]
-        wanted = (
-            "policy_loss",
-            "vf_loss",
-            "vf_explained_var",
-            "entropy",
-            "mean_kl_loss",
-            "gradients_default_optimizer_global_norm",
-        )
         return cls(
             steps=int(sampled["num_env_steps_sampled_lifetime"]),
             success=float(sampled.get("success", float("nan"))),
             episode_return=float(sampled.get("episode_return_mean", float("nan"))),
             episode_steps=float(sampled.get("episode_len_mean", float("nan"))),
-            learner={name: float(learned[name]) for name in wanted if name in learned},
+            learner={name: float(learned[name]) for name in LEARNER_METRICS if name in learned},
         )
 
 

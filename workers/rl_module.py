@@ -54,9 +54,8 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):
         self.log_std = nn.Parameter(torch.full((len(self.learned),), float(settings["log_std"])))
         widths = (privileged.STATE_DIM, *hidden)
         layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        self.critic = nn.Sequential(
-            *(part for layer in layers for part in (layer, nn.Tanh())), nn.Linear(widths[-1], 1)
-        )
+        bent = (part for layer in layers for part in (layer, nn.Tanh()))
+        self.critic = nn.Sequential(*bent, nn.Linear(widths[-1], 1))
         for layer in layers:
             _start(layer, 2**0.5)
         _start(self.critic[-1], 1.0)

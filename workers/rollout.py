@@ -147,8 +147,9 @@ def run_episode(
             _look(run, world, client, spec, clock)
         with _timed(run, "physics", clock):
             _execute(run, world)
-        if options.idle_renders:
-            world.observe(client.spec)
+        if options.idle_renders and not _must_look(run, world, options):
+            with _timed(run, "render", clock):
+                world.observe(client.spec)
     return Rollout(_score(run, world, spec, clock() - started), _recording(run))
 
 
