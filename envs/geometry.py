@@ -1,4 +1,4 @@
-"""Turn between quaternions (wxyz), rotation vectors and yaws, in NumPy."""
+"""Turn between quaternions (wxyz), rotation vectors and yaws, in NumPy; "..." stands for any leading dimensions."""
 
 import numpy as np
 
@@ -6,13 +6,14 @@ TOOL_DOWN = np.array([0.0, 1.0, 0.0, 0.0])  # the hand's orientation over the ta
 
 
 def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Multiply two quaternions."""
-    w, v = left[0], left[1:]
-    return np.concatenate([[w * right[0] - v @ right[1:]], w * right[1:] + right[0] * v + np.cross(v, right[1:])])
+    """Multiply quaternions [..., 4]."""
+    w, v, other_w, other_v = left[..., :1], left[..., 1:], right[..., :1], right[..., 1:]
+    scalar = w * other_w - (v * other_v).sum(-1, keepdims=True)
+    return np.concatenate([scalar, w * other_v + other_w * v + np.cross(v, other_v)], axis=-1)
 
 
 def conjugate(quaternion: np.ndarray) -> np.ndarray:
-    """Invert a unit quaternion."""
+    """Invert unit quaternions [..., 4]."""
     return quaternion * np.array([1.0, -1.0, -1.0, -1.0])
 
 
@@ -21,32 +22,41 @@ def about_z(yaw: float) -> np.ndarray:
     return np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
 
 
+def from_rotation_vector(vector: np.ndarray) -> np.ndarray:
+    """Give the quaternions [..., 4] of rotation vectors [..., 3] in rad."""
+    angle = np.linalg.norm(vector, axis=-1, keepdims=True)
+    return np.concatenate([np.cos(angle / 2), vector * (0.5 * np.sinc(angle / (2 * np.pi)))], axis=-1)
+
+
+def yaws_of(quaternion: np.ndarray) -> np.ndarray:
+    """Give the turns about z in rad [...], in -pi..pi, of things [..., 4] that stand upright."""
+    w, x, y, z = np.moveaxis(quaternion, -1, 0)
+    return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+
 def yaw_of(quaternion: np.ndarray) -> float:
-    """Give the turn about z in rad, in -pi..pi, of a thing that stands upright."""
-    w, x, y, z = quaternion
-    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+    """Give the turn about z in rad, in -pi..pi, of one thing [4] that stands upright."""
+    return float(yaws_of(quaternion))
 
 
 def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
-    """Give the shortest rotation vector, in rad."""
-    quaternion = quaternion if quaternion[0] >= 0 else -quaternion
-    return _log(quaternion)
+    """Give the shortest rotation vectors [..., 3], in rad."""
+    return _log(np.where(quaternion[..., :1] >= 0, quaternion, -quaternion))
 
 
 def tool_rotation_vector(quaternion: np.ndarray) -> np.ndarray:
-    """Give the rotation vector with x >= 0, angle 0..2 pi, of a hand that points down.
+    """Give the rotation vectors [..., 3] with x >= 0, angle 0..2 pi, of hands that point down.
 
     A hand pointing down is turned by pi about x, just where the shortest rotation vector jumps between +pi and -pi;
     this one is continuous there.
     """
-    return _log(quaternion if quaternion[1] >= 0 else -quaternion)
+    return _log(np.where(quaternion[..., 1:2] >= 0, quaternion, -quaternion))
 
 
 def _log(quaternion: np.ndarray) -> np.ndarray:
-    norm = float(np.linalg.norm(quaternion[1:]))
-    if norm < 1e-9:
-        return np.zeros(3)
-    return quaternion[1:] / norm * 2.0 * np.arctan2(norm, quaternion[0])
+    norm = np.linalg.norm(quaternion[..., 1:], axis=-1, keepdims=True)
+    angle = 2.0 * np.arctan2(norm, quaternion[..., :1])
+    return np.where(norm < 1e-9, 0.0, quaternion[..., 1:] / np.maximum(norm, 1e-9) * angle)
 
 
 def nearest_grasp_yaw(yaw: float, fold: int) -> float:

@@ -77,7 +77,7 @@ def render(folder: Path, given: ReportInput, plots: Mapping[str, bytes]) -> str:
         infrastructure=sum(group.infrastructure for group in given.summary.groups if group.task != "all"),
         plots={name: as_data_url(png, "image/png") for name, png in plots.items()},
         films=_embedded(folder, given.films),
-        stage_groups=[group for group in given.summary.groups if group.stages],
+        stage_groups=[group for group in given.summary.groups if group.stages and group.task != "all"],
     )
 
 

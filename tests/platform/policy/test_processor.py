@@ -124,7 +124,7 @@ def test_the_target_is_asked_for_in_the_words_of_the_action_prompt(processor, co
     instruction = "Pick up the red cube"
     assert processor.question("target", instruction) == action_prompt(instruction, config.prompt, config.semantics)
     batch = processor.encode_grounding([dataclasses.replace(point_samples[0], kind="target", label=instruction)])
-    assert processor.decode(batch["input_ids"][0, -9:].tolist()) == "<point>[[688, 188]]</point><|im_end|>"
+    assert processor.decode(batch["input_ids"][0, -10:].tolist()) == "<point>[[688, 188]]</point><|im_end|>"
 
 
 def test_the_instruction_is_lower_cased_where_the_weights_were_used_so(config):
