@@ -85,7 +85,8 @@ def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
 def result_of(row: Row) -> EpisodeResult:
     """Read the result back out of a ledger row."""
     names = EpisodeResult.__dataclass_fields__
-    return EpisodeResult(**{name: row[name] for name in names if name in row} | {"stages": tuple(row["stages"])})
+    fields: dict[str, Any] = {name: row[name] for name in names if name in row}
+    return EpisodeResult(**fields | {"stages": tuple(row["stages"])})
 
 
 def _entry(row: Row) -> Film:

@@ -185,7 +185,7 @@ def _figure(height: float) -> tuple[Any, Any]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(9)
+    axes.xaxis.label.set_fontsize(9)
     return figure, axes
 
 
