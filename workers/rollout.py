@@ -5,7 +5,7 @@ Nothing here knows Ray; `actors.py` puts `RolloutWorker` into a process of its o
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -290,7 +290,7 @@ class RolloutWorker:
             log.exception("closing a crashed world failed")
 
 
-def time_budget(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+def time_budget(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Sum where the rollout workers' seconds went; "wait" is what none of the three accounts for."""
     total = {part: sum(row[f"{part}_s"] for row in rows) for part in ("physics", "render", "policy")}
     return {**total, "wait": max(0.0, sum(row["wall_s"] for row in rows) - sum(total.values()))}

@@ -122,7 +122,7 @@ def explain(error: TrainingFailedError, folder: Path) -> BaseException:
     for cause in causes:
         if isinstance(cause, St4vlaError):
             return cause
-    reasons = "; ".join(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1:]}" for cause in causes)
+    reasons = "; ".join(f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[-1]}" for cause in causes)
     return WorkerLost(
         f"training stopped: {reasons or error}; the workers' logs are under {folder}; "
         "the same command goes on at the last checkpoint"

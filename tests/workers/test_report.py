@@ -38,7 +38,7 @@ def test_the_page_shows_intervals_and_twins(tmp_path: Path):
     page = report(tmp_path)
     assert "75 % [30, 95]" in page
     assert "+50 [" in page
-    assert "over it 75 %" in page
+    assert "1: 75 %" in page
 
 
 def test_words_are_escaped(tmp_path: Path):

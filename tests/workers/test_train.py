@@ -87,8 +87,8 @@ def test_both_stages_run_in_this_process_and_the_first_is_the_parent(painted_dat
 
 
 def kill_a_worker_after(checkpoints: Path, killed: list[int]) -> None:
-    """SIGKILL one training worker of ours once the first checkpoint stands."""
-    while not list(checkpoints.glob("step_*/engine/latest")):
+    """SIGKILL one training worker of ours once the second checkpoint stands, so that the first is known to Ray."""
+    while len(list(checkpoints.glob("step_*/engine/latest"))) < 2:
         time.sleep(0.05)
     for child in psutil.Process().children(recursive=True):
         if "RayTrainWorker" in child.name() or "RayTrainWorker" in " ".join(child.cmdline()):
