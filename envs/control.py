@@ -102,10 +102,11 @@ class TabletopPanda(Panda):
             damping=self.arm_damping,
             force_limit=self.arm_force_limit,
             ee_link=self.ee_link_name,
-            urdf_path=self.urdf_path,
+            urdf_path=str(self.urdf_path),
             use_target=True,
             normalize_action=False,
         )
+        mimic: dict[str, Any] = {"panda_finger_joint2": {"joint": "panda_finger_joint1"}}
         gripper = OpeningControllerConfig(
             joint_names=self.gripper_joint_names,
             lower=0.0,
@@ -114,7 +115,7 @@ class TabletopPanda(Panda):
             damping=self.gripper_damping,
             force_limit=self.gripper_force_limit,
             normalize_action=False,
-            mimic={"panda_finger_joint2": {"joint": "panda_finger_joint1"}},
+            mimic=mimic,
         )
         return {"delta_end_effector": {"arm": arm, "gripper": gripper}}
 
@@ -123,7 +124,7 @@ class TabletopPanda(Panda):
         return [
             CameraConfig(
                 uid="wrist",
-                pose=wrist_camera_pose(),
+                pose=Pose.create(wrist_camera_pose()),
                 width=128,
                 height=128,
                 fov=WRIST_CAMERA_FOV,

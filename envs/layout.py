@@ -107,13 +107,13 @@ def draw_scene(task: str, variant: str, seed: int) -> Scene:
 
 def _draw_things(rng: np.random.Generator, task: str, targets: Sequence[objects.Thing]) -> list[objects.Thing]:
     """Draw the target, one or two other solids, and for put_on the container last."""
-    things = [targets[rng.integers(len(targets))]]
+    things = [targets[int(rng.integers(len(targets)))]]
     while len(things) < (2 if task == "put_on" else 3):
-        other = objects.SEEN_SOLIDS[rng.integers(len(objects.SEEN_SOLIDS))]
+        other = objects.SEEN_SOLIDS[int(rng.integers(len(objects.SEEN_SOLIDS)))]
         if other not in things:
             things.append(other)
     if task == "put_on":
-        things.append(objects.CONTAINERS[rng.integers(len(objects.CONTAINERS))])
+        things.append(objects.CONTAINERS[int(rng.integers(len(objects.CONTAINERS)))])
     return things
 
 
@@ -121,7 +121,7 @@ def _sorting_scene(rng: np.random.Generator, solids: Sequence[objects.Thing]) ->
     """Draw three solids and the three containers of their colours: containers in a row at the far edge."""
     colours = [str(colour) for colour in rng.permutation(objects.CONTAINER_COLOURS)[:3]]
     by_colour = [[thing for thing in solids if thing.colour == colour] for colour in colours]
-    things = [choice[rng.integers(len(choice))] for choice in by_colour]
+    things = [choice[int(rng.integers(len(choice)))] for choice in by_colour]
     form = str(rng.choice(("bin", "plate")))
     things += [objects.Thing(colour, form) for colour in colours]
     row = np.array([[0.10, y] for y in (-0.15, 0.0, 0.15)])[rng.permutation(3)]

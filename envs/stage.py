@@ -55,9 +55,8 @@ class Stage:
         )
         self._robot = self._env.agent.robot._objs[0]
         self._entities = [actor._objs[0] for actor in self._env.things]
-        self._cameras: dict[str, Any] = {
-            name: sensor.camera._render_cameras[0] for name, sensor in self._env._sensors.items()
-        }
+        sensors: dict[str, Any] = self._env._sensors
+        self._cameras = {name: sensor.camera._render_cameras[0] for name, sensor in sensors.items()}
         self._on_table = set(range(len(objects.LIBRARY)))  # whatever the first reset drew goes to the shelf
 
     @property

@@ -136,11 +136,11 @@ class TabletopEnv(BaseEnv):
             for scene in self.scenes
         ]
         heights = [[objects.LIBRARY[index].shape.half_height for index in row] for row in targets]
-        as_tensor = {"device": self.device}
-        self.target_index = torch.tensor(targets, **as_tensor)
-        self.place_index = torch.tensor(places, **as_tensor)
-        self.half_heights = torch.tensor(heights, dtype=torch.float32, **as_tensor)
-        self.directions = torch.tensor(np.stack([s.direction for s in self.scenes]), dtype=torch.float32, **as_tensor)
+        directions = np.stack([scene.direction for scene in self.scenes])
+        self.target_index = torch.tensor(targets, device=self.device)
+        self.place_index = torch.tensor(places, device=self.device)
+        self.half_heights = torch.tensor(heights, dtype=torch.float32, device=self.device)
+        self.directions = torch.tensor(directions, dtype=torch.float32, device=self.device)
         starts = self._positions(self.target_index)
         if len(env_idx) == self.num_envs:
             self.starts, self.start_tcp = starts, self.agent.tcp_pose.p.clone()
@@ -236,7 +236,7 @@ def _build_thing(builder: ActorBuilder, thing: objects.Thing, pose: np.ndarray) 
             builder.add_cylinder_collision(where, part.size[0], part.size[1], density=SOLID_DENSITY)
         if builder.scene.can_render():
             _add_visual(builder, part, where, thing.rgb)
-    builder.set_initial_pose(sapien.Pose(p=pose[:3], q=pose[3:]))
+    builder.set_initial_pose(sapien.Pose(p=pose[:3].tolist(), q=pose[3:].tolist()))
     return builder.build_dynamic(thing.name) if thing.shape.kind == "solid" else builder.build_kinematic(thing.name)
 
 

@@ -7,6 +7,7 @@ that is posed from the recorded state, and is built only when somebody first loo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sapien
@@ -220,8 +221,8 @@ class TabletopWorld:
         if place is None:
             return False
         body = self._bodies[index]
-        body.set_pose(sapien.Pose(place, self.scene.poses[index, 3:]))
-        component = body.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
+        body.set_pose(sapien.Pose(place.tolist(), self.scene.poses[index, 3:].tolist()))
+        component: Any = body.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
         component.linear_velocity = component.angular_velocity = np.zeros(3)
         self._starts[index] = place
         return True

@@ -38,7 +38,15 @@ from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.state_policy import load_state_policy
 
-__all__ = ["Checkpoint", "Lineage", "load_checkpoint", "load_planner", "load_policy", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Lineage",
+    "load_checkpoint",
+    "load_planner",
+    "load_policy",
+    "read_policy_yaml",
+    "save_checkpoint",
+]
 AS_SAVED = InferenceConfig()
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,10 @@ class CheckpointError(St4vlaError):
     """A checkpoint folder is incomplete, of another architecture, or could not be written."""
 
 
+class TrainingError(St4vlaError):
+    """Training cannot go on: a loss is not finite, or the run does not fit what stands in its folder."""
+
+
 class EnvError(St4vlaError):
     """A simulated world could not be built, reset or stepped."""
 

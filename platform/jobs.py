@@ -91,7 +91,8 @@ def connect(address: str | None) -> Any:
     os.environ.update(ray_token_environment())
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     wanted = address or os.environ.get("RAY_ADDRESS", "")
     if not wanted.startswith(("http://", "https://")):
         record = running()

@@ -56,7 +56,7 @@ def show(config: TrackingConfig) -> None:
     for state in states:
         table.add_row(state.run_id, str(state.unsent), str(state.rejected), "runs" if state.alive else "gone")
     console = Console()
-    console.print(f"store {config.uri}, experiment {config.experiment}")
+    console.print(f"store {config.uri}, experiment {config.experiment}", soft_wrap=True)
     console.print(table if states else "nothing waits to be sent")
 
 

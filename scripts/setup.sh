@@ -54,16 +54,26 @@ fi
 export PATH=$PWD/.venv/bin:$PATH
 pip=(.venv/bin/python -m pip --disable-pip-version-check -qq)
 
-torch=$(grep -E '^torch==' requirements.lock)
-if ! ldconfig -p 2>/dev/null | grep -q libcuda.so; then
-    say "no NVIDIA driver: installing the CPU build of $torch"
-    # Without this build PyPI's works as well, only 2 GB larger; so an index that cannot be reached is no error.
-    "${pip[@]}" install --no-deps --retries 1 --timeout 15 \
-        --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu" 2>/dev/null ||
-        say "the CPU index did not answer; taking PyPI's build"
+install_packages() {
+    local torch
+    torch=$(grep -E '^torch==' requirements.lock)
+    if ! ldconfig -p 2>/dev/null | grep -q libcuda.so; then
+        say "no NVIDIA driver: installing the CPU build of $torch"
+        # Without this build PyPI's works as well, only 2 GB larger; so an index that cannot be reached is no error.
+        "${pip[@]}" install --no-deps --retries 1 --timeout 15 \
+            --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu" 2>/dev/null ||
+            say "the CPU index did not answer; taking PyPI's build"
+    fi
+    say "installing $(grep -c == requirements.lock) pinned packages (a few minutes on the first run)"
+    "${pip[@]}" install -r requirements.lock
+}
+
+# A change of pyproject.toml alone, a new package folder say, needs no look at 200 packages.
+locked=$({ "$python" -V; cat requirements.lock; } | sha256sum | cut -d ' ' -f 1)
+if [ "$(cat .venv/.lock-installed 2>/dev/null)" != "$locked" ]; then
+    install_packages
+    echo "$locked" >.venv/.lock-installed
 fi
-say "installing $(grep -c == requirements.lock) pinned packages (a few minutes on the first run)"
-"${pip[@]}" install -r requirements.lock
 say "installing st4vla from this checkout"
 "${pip[@]}" install --no-deps --no-build-isolation -e .
 say "looking for Vulkan"

@@ -1,6 +1,7 @@
 """Every command composes, describes itself in one line, and names a function that exists."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_the_command_composes_and_describes_itself(name: str) -> None:
     cfg = compose_command(name)
     assert spec.about.endswith(".") and "\n" not in spec.about
     for key in (*spec.positionals, *(flag.key for flag in spec.flags), *([spec.rest] if spec.rest else [])):
-        assert key.split(".")[0] in cfg, f"{name} fills {key}, which its config lacks"
+        assert key.split(".")[0] in list(cfg), f"{name} fills {key}, which its config lacks"
     assert spec.about in command_help(spec, cfg)
 
 
@@ -25,7 +26,5 @@ def test_the_command_names_a_function_of_one_argument(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_command_has_a_page(name: str, checkout: object) -> None:
-    from pathlib import Path
-
-    assert (Path(str(checkout)) / "docs" / "commands" / f"{name}.md").is_file()
+def test_the_command_has_a_page(name: str, checkout: Path) -> None:
+    assert (checkout / "docs" / "commands" / f"{name}.md").is_file()

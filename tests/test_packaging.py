@@ -36,8 +36,8 @@ def test_tests_have_no_init(checkout: Path) -> None:
     assert list((checkout / "tests").rglob("__init__.py")) == []
 
 
-def test_no_module_bears_a_standard_library_name(checkout: Path) -> None:
-    modules = {file.stem for room in ROOMS for file in (checkout / room).rglob("*.py")}
+def test_no_module_at_the_top_of_a_room_bears_a_standard_library_name(checkout: Path) -> None:
+    modules = {file.stem for room in ROOMS for file in (checkout / room).glob("*.py")}
     assert modules & sys.stdlib_module_names == set()
 
 

@@ -151,7 +151,7 @@ def start_inference(source: PolicySource, config: InferenceConfig, num_workers: 
         return []
     bucket = max(1, min(config.batch.max_batch, -(-num_workers // config.replicas)))
     batch = replace(config.batch, max_batch=bucket)
-    actor = ray.remote(num_cpus=0, num_gpus=config.num_gpus, max_restarts=-1, max_concurrency=1000)(InferenceActor)
+    actor: Any = ray.remote(num_cpus=0, num_gpus=config.num_gpus, max_restarts=-1, max_concurrency=1000)(InferenceActor)
     return [actor.remote(source, batch) for _ in range(config.replicas)]
 
 

@@ -82,6 +82,8 @@ def init_arguments(config: EngineConfig) -> dict[str, Any]:
         "num_cpus": config.num_cpus or os.cpu_count(),
         "include_dashboard": False,
         "object_store_memory": config.object_store_mb * MB,
+        # Ray starts workers at niceness 15: whatever else runs on the machine would starve them.
+        "_system_config": {"worker_niceness": 0},
         "runtime_env": {"env_vars": {**process_environment(), "PYTHONPATH": paths}},
     }
 

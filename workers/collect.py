@@ -211,7 +211,9 @@ def _fill_quota(config: CollectConfig, writer: LeRobotWriter, ledger: Ledger) ->
 
     number = default_workers(config.workers)
     retried: list[tuple[EpisodeSpec, str]] = []
-    pool = Pool(_actor_factory(config, number), number, config.pool, lambda spec, why: retried.append((spec, why)))
+    pool: Pool[EpisodeSpec] = Pool(
+        _actor_factory(config, number), number, config.pool, lambda spec, why: retried.append((spec, why))
+    )
     done = [row for row in ledger.rows() if row["success"]]
     try:
         with EpisodeProgress("collect", config.episodes * len(config.tasks), done) as progress:

@@ -37,6 +37,7 @@ def choose(rows: Sequence[Row], per_suite: int) -> list[Row]:
     for suite in dict.fromkeys(row["suite"] for row in rows):
         pool = [row for row in rows if row["suite"] == suite and row["failure"] not in INFRASTRUCTURE]
         pool = [row for row in pool if row["perturbations"]] or pool
+        pool.sort(key=lambda row: row["seed"])  # so that the tasks take turns
         failed = [row for row in pool if not row["success"]]
         won = [row for row in pool if row["success"]]
         num_won = min(len(won), max(per_suite - len(failed), -(-per_suite // 2)))
@@ -84,7 +85,8 @@ def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
 def result_of(row: Row) -> EpisodeResult:
     """Read the result back out of a ledger row."""
     names = EpisodeResult.__dataclass_fields__
-    return EpisodeResult(**{name: row[name] for name in names if name in row} | {"stages": tuple(row["stages"])})
+    fields: dict[str, Any] = {name: row[name] for name in names if name in row}
+    return EpisodeResult(**fields | {"stages": tuple(row["stages"])})
 
 
 def _entry(row: Row) -> Film:

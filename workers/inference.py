@@ -200,13 +200,14 @@ class ActorClient:
 
     def _get(self, reference: Any) -> Any:
         import ray
+        from ray import exceptions
 
         try:
             return ray.get(reference, timeout=self._timeout_s)
-        except ray.exceptions.GetTimeoutError as error:
+        except exceptions.GetTimeoutError as error:
             raise PolicyError(
                 f"the inference actor gave no answer within {self._timeout_s:g} s; raise inference.batch.timeout_s or "
                 "use a smaller policy."
             ) from error
-        except ray.exceptions.RayActorError as error:
+        except exceptions.RayActorError as error:
             raise WorkerLost("the inference actor died before it answered; the episode runs again.") from error

@@ -35,7 +35,7 @@ def make_row(spec: EpisodeSpec, result: EpisodeResult) -> Row:
     return {**asdict(spec), **result.row()}
 
 
-def without_timings(row: Row) -> Row:
+def without_timings(row: Mapping[str, Any]) -> Row:
     """Drop the fields that may differ between two runs of one plan."""
     return {key: value for key, value in row.items() if key not in EpisodeResult.TIMING_FIELDS}
 

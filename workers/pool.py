@@ -149,13 +149,14 @@ class Pool(Generic[Item]):
     def _receive(self, member: _Member, reference: Any, retry_reason: Callable[[Any], str]) -> Outcome[Item] | None:
         """Take what came back; None if the item goes round again."""
         import ray
+        from ray import exceptions
 
         item = next(held for ref, held in member.held if ref == reference)
         try:
             value = ray.get(reference)
-        except ray.exceptions.RayActorError as error:
+        except exceptions.RayActorError as error:
             return self._bury(member, "crash", f"its actor died: {first_line(error)}")
-        except ray.exceptions.RayTaskError as error:
+        except exceptions.RayTaskError as error:
             return self._task_failed(member, reference, item, error)
         self._deaths_in_a_row = 0 if item is not None else self._deaths_in_a_row
         self._drop(member, reference)

@@ -77,7 +77,7 @@ def render(folder: Path, given: ReportInput, plots: Mapping[str, bytes]) -> str:
         infrastructure=sum(group.infrastructure for group in given.summary.groups if group.task != "all"),
         plots={name: as_data_url(png, "image/png") for name, png in plots.items()},
         films=_embedded(folder, given.films),
-        stage_groups=[group for group in given.summary.groups if group.stages],
+        stage_groups=[group for group in given.summary.groups if group.stages and group.task != "all"],
     )
 
 
@@ -185,7 +185,7 @@ def _figure(height: float) -> tuple[Any, Any]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(9)
+    axes.xaxis.label.set_fontsize(9)
     return figure, axes
 
 

@@ -5,7 +5,7 @@ Nothing here knows Ray; `actors.py` puts `RolloutWorker` into a process of its o
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -147,8 +147,9 @@ def run_episode(
             _look(run, world, client, spec, clock)
         with _timed(run, "physics", clock):
             _execute(run, world)
-        if options.idle_renders:
-            world.observe(client.spec)
+        if options.idle_renders and not _must_look(run, world, options):
+            with _timed(run, "render", clock):
+                world.observe(client.spec)
     return Rollout(_score(run, world, spec, clock() - started), _recording(run))
 
 
@@ -289,7 +290,7 @@ class RolloutWorker:
             log.exception("closing a crashed world failed")
 
 
-def time_budget(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+def time_budget(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Sum where the rollout workers' seconds went; "wait" is what none of the three accounts for."""
     total = {part: sum(row[f"{part}_s"] for row in rows) for part in ("physics", "render", "policy")}
     return {**total, "wait": max(0.0, sum(row["wall_s"] for row in rows) - sum(total.values()))}

@@ -24,7 +24,7 @@ class Group:
         disturbed: whether a disturbance was planned for these episodes.
         success: share of scored episodes that succeeded.
         partial_credit: its mean over scored episodes, nan without any.
-        stages: share of scored episodes that reached each stage, in the order reached.
+        stages: share of scored episodes that reached at least one stage, at least two, and so on.
         median_steps: median control steps of the successes, None without any.
         failures: episodes by kind of failure: task, crash, timeout, policy.
     """
@@ -34,7 +34,7 @@ class Group:
     disturbed: bool
     success: Rate
     partial_credit: float
-    stages: dict[str, float]
+    stages: tuple[float, ...]
     median_steps: float | None
     failures: dict[str, int]
 
@@ -79,6 +79,21 @@ class Summary:
         return asdict(self)
 
 
+def read_summary(plain: Mapping[str, Any]) -> Summary:
+    """Read back what `Summary.plain` gave."""
+    groups = tuple(
+        Group(**group | {"success": Rate(**group["success"]), "stages": tuple(group["stages"])})
+        for group in plain["groups"]
+    )
+    paired = tuple(PairedGroup(**pair | {"outcome": _read_outcome(pair["outcome"])}) for pair in plain["paired"])
+    return Summary(groups, paired, plain["episodes"], plain["retries"])
+
+
+def _read_outcome(plain: Mapping[str, Any]) -> Disturbance:
+    rates = {name: Rate(**plain[name]) for name in ("twin", "disturbed", "recovery")}
+    return Disturbance(**{**plain, **rates})
+
+
 def summarise(rows: Sequence[Row], retries: int = 0) -> Summary:
     """Group the rows by suite and task, each suite pooled after its tasks, and compare twins."""
     groups: list[Group] = []
@@ -108,14 +123,15 @@ def group_of(suite: str, task: str, disturbed: bool, rows: Sequence[Row]) -> Gro
     """Summarise rows of one kind."""
     scored = [row for row in rows if row["failure"] not in INFRASTRUCTURE]
     winners = [row for row in scored if row["success"]]
-    reached = Counter(stage for row in scored for stage in dict.fromkeys(row["stages"]))
+    most = max((len(row["stages"]) for row in scored), default=0)
     return Group(
         suite=suite,
         task=task,
         disturbed=disturbed,
         success=wilson(len(winners), len(scored)),
         partial_credit=fmean(row["partial_credit"] for row in scored) if scored else float("nan"),
-        stages={stage: count / len(scored) for stage, count in reached.most_common()},
+        # By number, as stages are named after the objects of each scene.
+        stages=tuple(fmean(len(row["stages"]) >= number for row in scored) for number in range(1, most + 1)),
         median_steps=float(median(row["steps"] for row in winners)) if winners else None,
         failures=dict(sorted(Counter(row["failure"] for row in rows if row["failure"]).items())),
     )

@@ -1,6 +1,8 @@
 """Print results as tables; the only place where the rollout commands write to standard output."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -8,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from st4vla.workers.report import percent
-from st4vla.workers.summary import Summary
+from st4vla.workers.summary import Summary, read_summary
 
 
 def evaluation_tables(summary: Summary) -> list[Table]:
@@ -20,9 +22,11 @@ def evaluation_tables(summary: Summary) -> list[Table]:
 def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1), pad_edge=False)
     for name in names:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name)
     for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
+        # Wide enough for "100 % [100, 100]": names may wrap, numbers may not.
+        width = 16 if name in ("success", "expert's success", "drop", "recovery") else None
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     return table
 
 
@@ -47,7 +51,7 @@ def _success_table(summary: Summary) -> Table:
 
 
 def _paired_table(summary: Summary) -> Table:
-    title = "disturbed episodes beside their undisturbed twins; drop in points, steps to recover (median)"
+    title = "disturbed episodes beside their twins (drop in points, median steps to recover)"
     table = _table(title, ("suite", "task"), ("drop", "recovery", "steps"))
     for pair in summary.paired:
         outcome = pair.outcome
@@ -68,9 +72,9 @@ def print_evaluation(done: Any) -> None:
     for table in evaluation_tables(done.summary):
         console.print(table)
     for group in done.summary.groups:
-        if len(group.stages) > 1:
-            shares = ", ".join(f"{stage} {percent(share)}" for stage, share in group.stages.items())
-            console.print(f"{group.name}: {shares}")
+        if len(group.stages) > 1 and group.task != "all":
+            shares = ", ".join(f"{number}: {percent(share)}" for number, share in enumerate(group.stages, start=1))
+            console.print(f"stages reached, {group.name}: {shares}", highlight=False)
     console.print(f"report: {done.report}", soft_wrap=True)
     films = sorted((done.folder / "films").glob("*.mp4"))
     if films:
@@ -91,3 +95,18 @@ def print_collection(done: Any) -> None:
     for version, folder in done.folders.items():
         console.print(f"{version}: {folder}", soft_wrap=True)
         console.print(f"look at it: st4vla show {folder}", soft_wrap=True)
+
+
+def times_table(titles: Sequence[str], seconds: Sequence[float]) -> Table:
+    """Give how long each step of a job took."""
+    table = _table("time", ("step",), ("seconds",))
+    for title, spent in zip(titles, seconds, strict=True):
+        table.add_row(title, f"{spent:.0f}")
+    table.add_row("all", f"{sum(seconds):.0f}", style="bold")
+    return table
+
+
+def print_results(path: Path) -> None:
+    """Print the tables of an evaluation from the results.json in its folder."""
+    for table in evaluation_tables(read_summary(json.loads(path.read_text()))):
+        Console().print(table)

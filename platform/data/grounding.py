@@ -60,7 +60,9 @@ def questions(image: np.ndarray, annotation: FrameAnnotation, instruction: str) 
     if annotation.target in annotation.points:
         point = annotation.points[annotation.target]
         answer = Spatial(label=annotation.target, points=(point,))
-        asked.append(GroundingSample(image, "target", instruction, answer, annotation.boxes.get(annotation.target), **dense))
+        asked.append(
+            GroundingSample(image, "target", instruction, answer, annotation.boxes.get(annotation.target), **dense)
+        )
     if len(annotation.trace) >= 2:
         answer = Spatial(label=instruction, trajectory=annotation.trace)
         asked.append(GroundingSample(image, "trace", instruction, answer, **dense))

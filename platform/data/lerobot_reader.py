@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
-from st4vla.platform.data import annotations, grounding, video
+from st4vla.platform.data import annotations, grounding, internvla_annotations, video
 from st4vla.platform.data.columns import Columns, load_columns, stated_statistics_widths
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.frame_cache import FrameCache
@@ -215,8 +214,20 @@ class LeRobotDataset:
 
     def _annotation_rows(self, entry: EpisodeEntry) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
         if entry.annotation_path not in self._annotation_tables:
-            self._annotation_tables[entry.annotation_path] = _load_annotations(entry.annotation_path)
+            table = self._foreign_annotations(entry) or _load_annotations(entry.annotation_path)
+            rows = tuple(table[name].to_pylist() for name in ("episode_index", "frame_index", "camera"))
+            places = {key: row for row, key in enumerate(zip(*rows, strict=True))}
+            self._annotation_tables[entry.annotation_path] = table, places
         return self._annotation_tables[entry.annotation_path]
+
+    def _foreign_annotations(self, entry: EpisodeEntry) -> pa.Table | None:
+        if entry.annotation_path.exists() or not internvla_annotations.is_annotated(
+            self.meta.features, [*self.cameras]
+        ):
+            return None
+        sizes = {camera: self._size(camera) for camera in self.cameras}
+        notes = internvla_annotations.read_annotations(entry, [*self.cameras], sizes)
+        return annotations.to_table(notes, entry.index, entry.first_frame)
 
     @cached_property
     def _cached_frames(self) -> Mapping[str, np.ndarray]:
@@ -248,12 +259,11 @@ def _choose_cameras(meta: DatasetMeta, wanted: Sequence[str]) -> dict[str, str]:
     return {name: short[name] for name in wanted} if wanted else short
 
 
-def _load_annotations(path: Path) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
+def _load_annotations(path: Path) -> pa.Table:
     if not path.exists():
-        return annotations.SCHEMA.empty_table(), {}
+        return annotations.SCHEMA.empty_table()
     table = read_table(path).combine_chunks()
     missing = [name for name in annotations.SCHEMA.names if name not in table.column_names]
     if missing:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}; write the annotations anew.")
-    keys: tuple[Any, ...] = tuple(table[name].to_pylist() for name in ("episode_index", "frame_index", "camera"))
-    return table, {key: row for row, key in enumerate(zip(*keys, strict=True))}
+    return table

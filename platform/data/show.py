@@ -49,7 +49,9 @@ class ShowConfig:
 
 def main(cfg: Mapping[str, Any]) -> None:
     """Run `st4vla show`: draw the dataset and print what it holds."""
-    given: dict[str, Any] = {name: cfg[name] for name in ("out", "episodes", "frames", "cameras") if cfg.get(name)}
+    given: dict[str, Any] = {
+        name: cfg[name] for name in ("out", "episodes", "frames", "cameras") if cfg.get(name) is not None
+    }
     config = ShowConfig(dataset=cfg["dataset"] or "", **given)
     dataset = open_dataset(DatasetConfig(config.dataset, cameras=config.cameras))
     page = show(dataset, config)

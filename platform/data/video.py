@@ -72,17 +72,14 @@ def join(first: Path | bytes, num_frames: int, second: bytes, fps: int) -> bytes
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as out, _open(first) as one, _open(second) as two:
         stream = out.add_stream_from_template(one.streams.video[0])
-        for source, start in ((one, 0), (two, num_frames)):
-            video = source.streams.video[0]
-            for packet in source.demux(video):
-                if packet.pts is None or packet.dts is None or video.time_base is None:
+        for source, start, count in ((one, 0, num_frames), (two, num_frames, None)):
+            ticks = _ticks_per_frame(source.streams.video[0], fps)
+            for packet in source.demux(source.streams.video[0]):
+                if packet.pts is None or (count is not None and packet.pts >= count * ticks):
                     continue
-                index = round(packet.pts * video.time_base * fps)
-                if source is one and index >= num_frames:
-                    continue
-                packet.pts = packet.dts = index + start
-                packet.time_base = Fraction(1, fps)
-                packet.duration = 1
+                # Without B-frames packets are shown in the order in which they are decoded.
+                packet.pts = packet.dts = packet.pts + start * ticks
+                packet.duration = ticks
                 packet.stream = stream
                 out.mux(packet)
     return target.getvalue()
@@ -136,6 +133,10 @@ def _frames_from(path: Path, start: int, fps: float) -> Iterator[tuple[int, av.V
         for frame in container.decode(stream):
             if frame.pts is not None and frame.time_base is not None:
                 yield round(float(frame.pts * frame.time_base) * fps), frame
+
+
+def _ticks_per_frame(stream: Any, fps: int) -> int:
+    return round(1 / (stream.time_base * fps))
 
 
 def _open(source: Path | bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -286,6 +287,19 @@ class PolicyConfig:
     def from_mapping(cls, values: Mapping[str, Any]) -> "PolicyConfig":
         """Build from nested mappings, as YAML or a composed configuration gives them."""
         return build_config(cls, values)
+
+    @classmethod
+    def preset(cls, name: str) -> "PolicyConfig":
+        """Give a packaged preset, `configs/policy/NAME.yaml`.
+
+        Raises:
+            ConfigError: there is none of that name; those there are are listed.
+        """
+        folder = files("st4vla.configs") / "policy"
+        found = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+        if name not in found:
+            raise ConfigError(f"There is no preset {name!r}; there are {', '.join(sorted(found))}.")
+        return cls.from_mapping(yaml.safe_load(found[name].read_text()))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "PolicyConfig":

@@ -66,7 +66,8 @@ AS_SAVED = InferenceConfig()
 
 def draw_noise(key: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
     """Draw standard normal float32 noise from a key alone, by a counter-based generator."""
-    generator = np.random.Generator(np.random.Philox(key=[key[0] & MASK_64, key[1] & MASK_64]))
+    counter = np.random.Philox(key=np.array([part & MASK_64 for part in key], np.uint64))
+    generator = np.random.Generator(counter)
     return generator.standard_normal(shape, np.float32)
 
 
@@ -196,6 +197,6 @@ def ground(
 def read_answer(processor: Processor, tokens: Sequence[int], image: np.ndarray, shape: Shape | None) -> Answer:
     text = processor.decode(tokens)
     try:
-        return Answer(text, processor.read_answer(text, image, shape))
+        return Answer(text, processor.read_answer(tokens, image, shape))
     except SpatialParseError:
         return Answer(text, None)

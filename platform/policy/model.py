@@ -82,11 +82,12 @@ class St4vlaModel(nn.Module):
         return {"loss": loss}
 
     def grounding_loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give "answer" (next-token), the dense losses where there are any, and their weighted sum "loss"."""
+        """Give "answer" (next-token), "dense" and "where" if there are any, and their weighted sum "loss"."""
         losses = self.planner.grounding_losses(batch)
         total = losses["answer"]
-        if "dense" in losses:
-            total = total + self.config.planner.dense.weight * losses["dense"]
+        for name in ("dense", "where"):
+            if name in losses:
+                total = total + self.config.planner.dense.weight * losses[name]
         if (head := self.frame_encoder.dense_head) is not None and "dense_labels" in batch:
             patches = self.frame_encoder.patches(batch["images"].flatten(0, 1))
             losses["frame_dense"] = head.loss(patches, batch["dense_labels"], batch["dense_targets"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from st4vla.platform.policy.config import PlannerConfig
-from st4vla.platform.policy.dense import DenseHead
+from st4vla.platform.policy.dense import DenseHead, WhereHead
 from st4vla.platform.policy.planner_build import build_vlm, image_constants
 from st4vla.platform.policy.planner_vision import encode_views, patchify
 
@@ -39,6 +39,7 @@ class Planner(nn.Module):
         self.register_buffer("image_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         dense = config.dense
         self.dense_head = DenseHead(config.text.width, len(dense.words), dense.cells_per_token) if dense.words else None
+        self.where_head = WhereHead(config.text.width, dense.cells_per_token) if dense.words else None
 
     def see(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encode uint8 views [N,3,H,W] into merged tokens [N,K,D] and the deep features of Qwen3-VL."""
@@ -75,7 +76,21 @@ class Planner(nn.Module):
         losses = {"answer": F.cross_entropy(logits.float(), labels[spoken])}
         if self.dense_head is not None and "dense_labels" in batch:
             losses["dense"] = self.dense_head.loss(tokens_NKD, batch["dense_labels"], batch["dense_targets"])
+        if self.where_head is not None and "answer_cells" in batch:
+            last_BD = hidden_BLD[torch.arange(len(spoken)), spoken.int().argmax(1)]
+            losses["where"] = self.where_head.loss(last_BD, tokens_NKD, batch["answer_cells"])
         return losses
+
+    def where(self, hidden_BLD: Tensor, tokens_NKD: Tensor) -> Tensor | None:
+        """Give the probability map [B,G,G] of what the prompts are about in their first view; None without the head.
+
+        Prompts end where the padding on the left has put them: at the last position.
+        """
+        if self.where_head is None:
+            return None
+        first_view = tokens_NKD.view(len(hidden_BLD), -1, *tokens_NKD.shape[1:])[:, 0]
+        logits = self.where_head(hidden_BLD[:, -1], first_view)
+        return logits.flatten(1).softmax(-1).view_as(logits)
 
     @torch.no_grad()
     def answer(self, batch: Mapping[str, Tensor], end_id: int, most_tokens: int) -> list[list[int]]:

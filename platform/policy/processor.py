@@ -7,6 +7,7 @@ position_ids    int64   [3,B,L]       time, row and column for the rotary embedd
 labels          int64   [B,L]         answer tokens, -100 elsewhere          (questions with answers)
 dense_labels    int64   [B,G,G]       object of each cell + 1, 0 none, -1 unknown     (likewise)
 dense_targets   float32 [B,M,1+W]     share of each word in the name of an object; row 0 is "nothing"
+answer_cells    float32 [B,G,G]       1 where lies what was asked for
 actions         float32 [B,T,A]       normalised                             (action samples)
 is_pad          bool    [B,T]
 state           float32 [B,S]         normalised, where the policy has a state
@@ -111,9 +112,9 @@ class Processor:
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens)))
 
-    def read_answer(self, text: str, image: np.ndarray, shape: Shape | None = None) -> Spatial:
+    def read_answer(self, tokens: Sequence[int], image: np.ndarray, shape: Shape | None = None) -> Spatial:
         """Read an answer in pixels of `image`; raises SpatialParseError where there is none in it."""
-        return read_spatial(text, self.space(image), shape)
+        return read_spatial(self.decode(tokens), self.space(image), shape)
 
     def space(self, image: np.ndarray) -> CoordinateSpace:
         height, width = image.shape[:2]
@@ -187,6 +188,7 @@ class Processor:
         labels = np.full((len(samples), side, side), -1, np.int64)
         targets = np.zeros((len(samples), most + 1, len(self._words) + 1), np.float32)
         targets[:, 0, 0] = 1
+        answers = np.zeros(labels.shape, np.float32)
         for row, sample in enumerate(samples):
             if sample.dense_labels is None:
                 continue
@@ -196,7 +198,13 @@ class Processor:
                 targets[row, i + 1, known] = 1 / max(len(known), 1)
                 if not known:
                     labels[row][labels[row] == i + 1] = -1
-        return {"dense_labels": torch.from_numpy(labels), "dense_targets": torch.from_numpy(targets)}
+            if sample.answer.label in sample.dense_names:
+                answers[row] = labels[row] == sample.dense_names.index(sample.answer.label) + 1
+        return {
+            "dense_labels": torch.from_numpy(labels),
+            "dense_targets": torch.from_numpy(targets),
+            "answer_cells": torch.from_numpy(answers),
+        }
 
 
 def said(instruction: str) -> str:

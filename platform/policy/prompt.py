@@ -1,7 +1,7 @@
 """Word what the planner is told and asked, and what it should answer.
 
 The action prompt is the unified spatial prompt of ST4VLA (figure 2); the questions follow the kinds of stage 1
-(InternVLA-M1, section 3.1): boxes, points, end-effector traces and next sub-goals.
+(InternVLA-M1, section 3.1): boxes, points, end-effector traces and next sub-goals, and the target of an instruction.
 """
 
 from st4vla.platform.contracts import GroundingKind, GroundingSample

@@ -1,1 +1,1 @@
-"""The training step: losses, optimiser groups, schedule and validation metrics."""
+"""Hold the training step: optimiser, DeepSpeed engine, loop, validation; plain torch, without Ray or Hydra."""

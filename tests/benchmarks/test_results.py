@@ -20,12 +20,12 @@ def test_the_results_page_is_current() -> None:
 
 
 def test_a_measured_figure_replaces_the_unmeasured_one(tmp_path: Path) -> None:
-    places = {"results": tmp_path / "results.json", "page": tmp_path / "results.md"}
-    record("speed", 2, None, "steps/s", ">= 4", "", **places)
-    record("speed", 2, 5.0, "steps/s", ">= 4", "python -m benchmarks.speed", **places)
-    (row,) = json.loads(places["results"].read_text())
+    results, page = tmp_path / "results.json", tmp_path / "results.md"
+    record("speed", 2, None, "steps/s", ">= 4", "", results=results, page=page)
+    record("speed", 2, 5.0, "steps/s", ">= 4", "python -m benchmarks.speed", results=results, page=page)
+    (row,) = json.loads(results.read_text())
     assert row["ok"] and row["value"] == 5.0 and row["hardware"] and row["date"]
-    assert "| speed | 5 steps/s | >= 4 steps/s | yes |" in places["page"].read_text()
+    assert "| speed | 5 steps/s | >= 4 steps/s | yes |" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+
 from st4vla.envs import instructions, layout, objects
 from st4vla.platform.errors import EnvError
 

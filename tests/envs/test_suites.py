@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from st4vla.envs import layout, perturbations, suites
 from st4vla.platform.errors import EnvError
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from st4vla.envs import tasks
 
 NOWHERE = np.zeros((1, 3))

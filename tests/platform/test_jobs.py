@@ -19,7 +19,8 @@ from st4vla.platform.shipping import packed_package
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ST4VLA_HOME", str(tmp_path / "home"))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what the test sets is taken away after it
+        monkeypatch.delenv(name)
     return tmp_path / "home"
 
 

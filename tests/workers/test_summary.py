@@ -1,8 +1,10 @@
 """Facts about how rows become numbers."""
 
+import json
+
 import pytest
 
-from st4vla.workers.summary import flat_metrics, summarise
+from st4vla.workers.summary import flat_metrics, read_summary, summarise
 
 
 def row(task="reach", seed=0, success=True, suite="seen", perturbations=(), **changes):
@@ -26,7 +28,7 @@ def test_each_task_is_a_group_and_the_suite_is_pooled_after_them():
     assert [group.name for group in summary.groups] == ["seen / reach", "seen / push", "seen / all"]
     assert [group.success.value for group in summary.groups] == [0.5, 1.0, pytest.approx(2 / 3)]
     assert summary.groups[0].partial_credit == 0.75
-    assert summary.groups[0].stages == {"reached": 0.5}
+    assert summary.groups[0].stages == (0.5,)
 
 
 def test_one_task_needs_no_pool():
@@ -71,3 +73,14 @@ def test_metrics_are_named_by_suite_and_task():
     assert metrics["seen/reach/success"] == 0.5
     assert metrics["retries"] == 2
     assert "seen/reach/success_drop" not in metrics
+
+
+def test_a_summary_survives_json():
+    rows = [row(suite="moved_object"), row(suite="moved_object", perturbations=("object_moved",), recovery_steps=3)]
+    summary = summarise(rows)
+    assert read_summary(json.loads(json.dumps(summary.plain()))) == summary
+
+
+def test_stages_are_counted_whatever_they_are_called():
+    rows = [row(stages=["red cube sorted", "blue bar sorted"]), row(seed=1, stages=["cyan cube sorted"])]
+    assert summarise(rows).groups[0].stages == (1.0, 0.5)

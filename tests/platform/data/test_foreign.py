@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from st4vla.platform.data.grounding import GroundingConfig
 from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
 from st4vla.platform.data.show import ShowConfig, show
+from st4vla.platform.data.sources import GroundingSource
+from st4vla.platform.data.video import decode
 from st4vla.platform.errors import DataError
 
 FOLDER = Path(os.environ.get("ST4VLA_DATA", "")) / "lerobot_v21_pick_place"
@@ -42,5 +45,16 @@ def test_it_can_be_shown(tmp_path: Path) -> None:
 def test_a_frame_in_the_middle_is_the_one_that_reading_through_gives() -> None:
     dataset = open_dataset(CONFIG)
     entry = dataset.meta.episodes[1]
-    through = dataset.episode(1).frames["ego_view"]
-    np.testing.assert_array_equal(dataset.image(entry.first_frame + 100, "ego_view"), through[100])
+    through = decode(entry.videos["video.ego_view"].path, 0, 21, 30)
+    np.testing.assert_array_equal(dataset.image(entry.first_frame + 20, "ego_view"), through[20])
+
+
+def test_its_pickled_boxes_become_questions_about_the_named_objects() -> None:
+    dataset = open_dataset(CONFIG)
+    note = dataset.annotation(200, "ego_view")
+    assert note is not None and (note.target, note.destination) == ("shoe", "cooking pot")
+    assert note.boxes == {"shoe": (308, 185, 615, 344), "cooking pot": (199, 42, 639, 462)}
+    source = GroundingSource(dataset, GroundingConfig({"box": 1}), episodes=[0])
+    assert 300 < len(source) <= 412
+    sample = source.load(0, np.random.default_rng(0))
+    assert sample.kind == "box" and sample.label in ("shoe", "cooking pot") and sample.image.shape == (480, 640, 3)

@@ -67,7 +67,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_a_dataset_gives_a_question_for_every_annotated_frame(dataset_folder: Path) -> None:
     dataset = open_dataset(dataset_folder)
-    assert len(dataset.grounding_samples(0)) == 5
+    assert len(dataset.grounding_samples(0)) == 6
     source = GroundingSource(dataset, GroundingConfig({"point": 1}))
     assert len(source) == 25  # only third_person is annotated
     sample = source.load(17, np.random.default_rng(0))

@@ -1,10 +1,12 @@
-"""One tiny policy, seeded, and samples to feed it."""
+"""One micro policy, seeded, and samples to feed it."""
 
-from importlib.resources import files
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
 from st4vla.platform.contracts import ActionSample, GroundingSample, Observation, Spatial
 from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
 from st4vla.platform.policy.config import PolicyConfig
@@ -23,12 +25,12 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def config() -> PolicyConfig:
-    return preset("tiny")
+    return PolicyConfig.from_yaml(Path(__file__).parent / "micro.yaml")
 
 
 @pytest.fixture(scope="session")
 def processor(config: PolicyConfig) -> Processor:
-    tokenizer = build_tokenizer([*template_texts(config.prompt), *(f" {w}" for w in WORDS)], 1536)
+    tokenizer = build_tokenizer([*template_texts(config.prompt), *(f" {w}" for w in WORDS)], 512)
     steps = np.linspace(-1, 1, 5)[:, None] * np.array([0.05, 0.05, 0.05, 0.2, 0.2, 0.2, 1])
     statistics = EmbodimentStatistics("tabletop_panda", Statistics.of(steps), Statistics.of(steps))
     return Processor(config, tokenizer, {"tabletop_panda": statistics})
@@ -48,8 +50,22 @@ def observations() -> list[Observation]:
     return [observation(seed) for seed in range(8)]
 
 
-def preset(name: str) -> PolicyConfig:
-    return PolicyConfig.from_yaml(str(files("st4vla.configs") / "policy" / f"{name}.yaml"))
+@pytest.fixture
+def make_image() -> Callable[..., np.ndarray]:
+    """Noise of a seed and a size."""
+    return image
+
+
+@pytest.fixture
+def action_samples() -> list[ActionSample]:
+    """Four samples, the last with three padded rows."""
+    return [action_sample(seed, pad=3 * (seed == 3)) for seed in range(4)]
+
+
+@pytest.fixture
+def point_samples() -> list[GroundingSample]:
+    """Four questions for the same red cube, at (88, 24) in noise."""
+    return [point_sample(seed) for seed in range(4)]
 
 
 def image(seed: int, size: int = 128) -> np.ndarray:

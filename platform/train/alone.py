@@ -1,0 +1,75 @@
+"""Run a stage in one process, without Ray: the same loop and the same DeepSpeed, easy to step through."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from st4vla.platform.train.loop import Row, Worker
+from st4vla.platform.train.stage import StageJob, run_stage
+
+
+class FolderReporter:
+    """Keep checkpoints in a folder, newest last, and hand progress to a function.
+
+    A checkpoint is written under a hidden name and renamed, so that a killed run leaves whole ones only.
+    """
+
+    def __init__(self, folder: Path, keep: int, tell: Callable[[Row], None] = lambda row: None) -> None:
+        self.folder, self.keep, self.tell = folder, keep, tell
+
+    def progress(self, row: Row) -> None:
+        """Pass a row on."""
+        self.tell(row)
+
+    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
+        """Write a checkpoint and let go of the oldest beyond `keep`."""
+        hidden, place = self.folder / f".{name_of(step)}", self.folder / name_of(step)
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        write(hidden)
+        shutil.rmtree(place, ignore_errors=True)
+        hidden.rename(place)
+        for old in self.checkpoints()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def checkpoints(self) -> list[Path]:
+        """List the whole checkpoints, oldest first."""
+        return sorted(self.folder.glob("step_*"))
+
+
+def name_of(step: int) -> str:
+    """Name a checkpoint so that names sort as steps do."""
+    return f"step_{step:07d}"
+
+
+def join_group_of_one(device: torch.device) -> None:
+    """Bring up the torch process group that DeepSpeed asks for, with this process alone in it.
+
+    It stays up as long as the process: DeepSpeed keeps what it made of the first one, and a second would not know that.
+    """
+    if dist.is_initialized():
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # DeepSpeed asserts that a launcher has set it.
+    os.environ.setdefault("LOCAL_RANK", "0")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+
+
+def run_alone(job: StageJob, folder: Path, tell: Callable[[Row], None] = lambda row: None) -> Path:
+    """Run a stage, or the rest of it, keeping checkpoints under `folder`; give the last checkpoint."""
+    reporter = FolderReporter(folder, job.train.saving.keep, tell)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    done = reporter.checkpoints()
+    resume = done[-1] if done else None
+    if resume is None or resume.name != name_of(job.train.steps):
+        join_group_of_one(device)
+        run_stage(job, Worker(), reporter, resume, device)
+    return reporter.checkpoints()[-1]

@@ -1,0 +1,78 @@
+"""Make each step's batches ahead of the step, in one order that any run and any number of workers shares."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from st4vla.platform.data.mixture import Loader, LoaderConfig, Mixture
+from st4vla.platform.data.prefetch import Prefetch
+from st4vla.platform.train.config import BatchConfig
+
+Encode = Callable[[Sequence[Any]], Mapping[str, Any]]
+Cursor = dict[str, dict[str, int]]
+
+
+class StepBatches:
+    """Read, encode and queue micro-batches of all sources on one thread.
+
+    Every source has one endless sequence of samples, which the workers share out, so the next position of each is all
+    that a checkpoint needs, whatever the number of workers that goes on from it.
+    """
+
+    def __init__(
+        self,
+        mixtures: Mapping[str, Mixture],
+        encoders: Mapping[str, Encode],
+        config: BatchConfig,
+        rank: int = 0,
+        num_workers: int = 1,
+        cursor: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
+        """Start reading at `cursor`.
+
+        Args:
+            mixtures: by source, "robot" or "grounding".
+            encoders: by source, samples -> batch of CPU tensors.
+        """
+        config.check_divides(num_workers)
+        sizes = {"robot": config.robot, "grounding": config.grounding}
+        self._loaders: dict[str, Loader] = {}
+        for name, mixture in mixtures.items():
+            share = sizes[name] // (num_workers * config.accumulation)
+            loader = Loader(mixture, LoaderConfig(share, prefetch=0), rank, num_workers)
+            loader.load_state_dict((cursor or {}).get(name) or loader.state_dict())
+            self._loaders[name] = loader
+        self._encoders = encoders
+        self._cursor = self._cursor_of_loaders()
+        self._ahead = Prefetch(self._make(), config.prefetch)
+        self._batches = iter(self._ahead)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        """Give {source: batch} of the next micro-batch; raise here what went wrong while it was made."""
+        self._cursor, made = next(self._batches)
+        return made
+
+    def cursor(self) -> Cursor:
+        """Give where every source stands, counting only batches that were taken."""
+        return self._cursor
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._ahead.close()
+
+    def _cursor_of_loaders(self) -> Cursor:
+        return {name: loader.state_dict() for name, loader in self._loaders.items()}
+
+    def _make(self) -> Iterator[tuple[Cursor, dict[str, Any]]]:
+        samples = {name: iter(loader) for name, loader in self._loaders.items()}
+        while True:
+            made = {name: self._encoders[name](next(read)) for name, read in samples.items()}
+            yield self._cursor_of_loaders(), made

@@ -1,0 +1,158 @@
+"""Wrap one DeepSpeed engine: its settings from ours, its traps avoided, its checkpoints read and written."""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from st4vla.platform.errors import CheckpointError
+from st4vla.platform.train.config import TrainConfig
+from st4vla.platform.train.objective import Losses, Objective
+from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
+
+TAG = "state"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed quietly, and on a CPU without its shared-memory kernel.
+
+    That kernel serves `inference_all_reduce` alone, which training never calls, yet `initialize` compiles it for half
+    a minute and raises where there is no compiler.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        # `import deepspeed.comm.torch as t` gives another module than the one deepspeed.comm uses.
+        vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
+    return deepspeed
+
+
+def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
+    """Say in DeepSpeed's own keys what our config means; `world_size` fixes the micro-batch."""
+    engine = config.engine
+    samples = max(config.batch.robot, config.batch.grounding)
+    settings: dict[str, Any] = {
+        "train_batch_size": samples,
+        "train_micro_batch_size_per_gpu": samples // (world_size * config.batch.accumulation),
+        "gradient_accumulation_steps": config.batch.accumulation,
+        # Without ZeRO DeepSpeed clips parameter by parameter and forgets the norm; `TrainEngine.step` does it at once.
+        "gradient_clipping": config.optimiser.clip_norm if engine.zero_stage else 0.0,
+        "steps_per_print": sys.maxsize,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": engine.zero_stage,
+            "overlap_comm": engine.overlap_communication,
+            "reduce_bucket_size": engine.bucket_elements,
+            "allgather_bucket_size": engine.bucket_elements,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+    }
+    if engine.offload == "cpu":
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    return settings
+
+
+class TrainEngine:
+    """One worker's share of the model and its optimiser; every method is called by all workers in step."""
+
+    def __init__(self, model: torch.nn.Module, config: TrainConfig, device: torch.device, world_size: int) -> None:
+        """Hand the model to DeepSpeed; a torch process group must be up."""
+        deepspeed = import_deepspeed(device)
+        self.config = config
+        self.device = device
+        self.dtype = DTYPES[config.engine.precision]
+        objective = Objective(model, config.loss_weights)
+        optimiser = build_optimiser(model.named_parameters(), config.optimiser)
+        self._trained = [one for group in optimiser.param_groups for one in group["params"]]
+        self._norm: torch.Tensor | None = None
+        self._engine, self._optimiser, *_ = deepspeed.initialize(
+            model=objective,
+            optimizer=optimiser,
+            config=deepspeed_settings(config, world_size),
+            dist_init_required=False,
+        )
+        self._zero = deepspeed.zero
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The policy, without what DeepSpeed and the objective lay around it."""
+        return self._engine.module.model
+
+    def losses(self, batches: Mapping[str, Any]) -> tuple[torch.Tensor, Losses]:
+        """Forward one micro-batch; give the weighted sum and the parts for the log."""
+        return self._engine({source: self._place(batch) for source, batch in batches.items()})
+
+    def backward(self, total: torch.Tensor) -> None:
+        """Accumulate gradients of one micro-batch, reduced over the workers at the step's last one."""
+        self._engine.backward(total)
+
+    def step(self, step: int) -> dict[str, float]:
+        """Count a micro-batch and, at the step's last one, update the weights; give this step's rates by pattern."""
+        rates = set_learning_rates(self._optimiser, self.config.optimiser, step, self.config.steps)
+        if self.config.engine.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
+            clip = self.config.optimiser.clip_norm or math.inf
+            self._norm = torch.nn.utils.clip_grad_norm_(self._trained, clip)
+        self._engine.step()
+        return rates
+
+    def gradient_norm(self) -> float:
+        """Global norm of the last step's gradients before clipping."""
+        norm = self._norm if self.config.engine.zero_stage == 0 else self._engine.get_global_grad_norm()
+        return 0.0 if norm is None else float(norm)
+
+    def train(self, training: bool = True) -> None:
+        """Switch dropout on or off."""
+        self._engine.train(training)
+
+    @contextlib.contextmanager
+    def whole_weights(self) -> Iterator[torch.nn.Module]:
+        """Give the policy with every weight present, gathered from all workers under ZeRO-3."""
+        if self.config.engine.zero_stage < 3:
+            yield self.model
+            return
+        with self._zero.GatheredParameters(list(self.model.parameters())):
+            yield self.model
+
+    def save(self, folder: Path, counters: Mapping[str, Any]) -> None:
+        """Write this worker's shards of weights and optimiser, with the loop's counters, under `folder`."""
+        try:
+            self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"could not write the engine's state to {folder}: {error}; free some space"
+            ) from error
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Read what `save` wrote, on as many workers as wrote it; give back the counters."""
+        if not (folder / TAG).is_dir():
+            raise CheckpointError(f"{folder} holds no engine state {TAG!r}; it is incomplete, delete it and run again")
+        try:
+            _, client = self._engine.load_checkpoint(str(folder), tag=TAG)
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, AssertionError) as error:
+            raise CheckpointError(
+                f"could not resume from {folder}: {error}; resume with the same workers, ZeRO stage and policy, "
+                "or start from its policy folder with parent=..."
+            ) from error
+        return client["counters"]
+
+    def _place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: self._place_value(value) for key, value in batch.items()}
+
+    def _place_value(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = self.dtype if value.is_floating_point() else value.dtype
+        return value.to(self.device, dtype, non_blocking=True)

@@ -1,0 +1,213 @@
+"""Run the steps of one stage: read, forward, backward, update, report, validate, save."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from st4vla.platform.errors import TrainingError
+from st4vla.platform.train.config import TrainConfig
+from st4vla.platform.train.engine import TrainEngine
+
+Row = dict[str, float]
+
+
+class Batches(Protocol):
+    """The steps' batches in order; `cursor` says where the last one taken ended."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    def __next__(self) -> dict[str, Any]: ...
+
+    def cursor(self) -> dict[str, Any]: ...
+
+
+class Reporter(Protocol):
+    """Where a worker's news goes: Ray Train, or a folder when one process runs alone."""
+
+    def progress(self, row: Row) -> None:
+        """Take one row of figures; only the first worker calls it."""
+        ...
+
+    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
+        """Give every worker a folder to write its part in, and make all parts one checkpoint."""
+        ...
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker's place among all."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
+    """Seed one worker's draws in one micro-batch, so that a resumed run draws what an unbroken one would."""
+    digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Trainer:
+    """The loop over steps; all workers run it in lockstep.
+
+    A step: (1) take a micro-batch, (2) forward its losses, (3) backward, (4) update at this step's rates,
+    then now and then (5) report means over workers, (6) validate, (7) save.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        engine: TrainEngine,
+        batches: Batches,
+        reporter: Reporter,
+        worker: Worker,
+        write_policy: Callable[[Path, torch.nn.Module, int], None],
+        validate: Callable[[torch.nn.Module], Row],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.batches = batches
+        self.reporter = reporter
+        self.worker = worker
+        self.write_policy = write_policy
+        self.validate = validate
+        self.clock = clock
+        self.meter = Meter()
+
+    def run(self, start: int = 0) -> Row:
+        """Train from step `start` to the last; give the last row."""
+        row: Row = {}
+        self.engine.train()
+        for step in range(start, self.config.steps):
+            rates = self._step(step)
+            done = step + 1
+            last = done == self.config.steps
+            if last or done % self.config.log_every == 0:
+                row = self._report(done, rates)
+            if last or self._due(done, self.config.validation.every):
+                row |= self._validate(done)
+            if last or self._due(done, self.config.saving.every):
+                self._save(done, row)
+        return row
+
+    @staticmethod
+    def _due(done: int, every: int) -> bool:
+        return every > 0 and done % every == 0
+
+    def _step(self, step: int) -> dict[str, float]:
+        rates: dict[str, float] = {}
+        for micro in range(self.config.batch.accumulation):
+            began = self.clock()
+            batches = next(self.batches)
+            self.meter.waited(self.clock() - began)
+            torch.manual_seed(step_seed(self.config.seed, step, micro, self.worker.rank))
+            total, parts = self.engine.losses(batches)
+            self.engine.backward(total)
+            rates = self.engine.step(step)
+            self.meter.took(self.clock() - began, total.detach().float(), parts)
+        return rates
+
+    def _report(self, done: int, rates: Mapping[str, float]) -> Row:
+        """Average the losses since the last report over steps and workers, in one all-reduce."""
+        micro_batches = self.meter.micro_batches
+        means, wait_s, busy_s = self.meter.drain(self.worker.world_size)
+        self._check_finite(done, means)
+        steps = micro_batches / self.config.batch.accumulation
+        samples = (self.config.batch.robot + self.config.batch.grounding) * steps
+        row = {f"loss/{name}": value for name, value in means.items()}
+        row |= {f"learning_rate/{pattern}": rate for pattern, rate in rates.items()}
+        row |= {
+            "step": float(done),
+            "samples_per_s": samples / busy_s if busy_s else 0.0,
+            "step_s": busy_s / steps,
+            "data_wait_share": wait_s / busy_s if busy_s else 0.0,
+            "gradient_norm": self.engine.gradient_norm(),
+        }
+        self._tell(row)
+        return row
+
+    def _check_finite(self, done: int, means: Mapping[str, float]) -> None:
+        broken = {name: value for name, value in means.items() if not math.isfinite(value)}
+        if broken:
+            raise TrainingError(
+                f"losses are not finite by step {done}: {broken}; lower optimiser.learning_rates or look for a broken "
+                f"sample between steps {done - self.config.log_every + 1} and {done}; checkpoints before it stand"
+            )
+
+    def _validate(self, done: int) -> Row:
+        """Score held-out samples, shared out over the workers."""
+        self.engine.train(False)
+        with torch.no_grad(), self.engine.whole_weights() as model:
+            row = {f"validation/{name}": value for name, value in self.validate(model).items()}
+        self.engine.train()
+        if row:
+            self._tell({"step": float(done)} | row)
+        return row
+
+    def _save(self, done: int, row: Row) -> None:
+        counters = {"step": done, "cursor": self.batches.cursor()}
+
+        def write(folder: Path) -> None:
+            self.engine.save(folder / "engine", counters)
+            with self.engine.whole_weights() as model:
+                if self.worker.rank == 0:
+                    self.write_policy(folder / "policy", model, done)
+
+        self.reporter.checkpoint(done, write, row)
+
+    def _tell(self, row: Row) -> None:
+        if self.worker.rank == 0:
+            self.reporter.progress(row)
+
+
+class Meter:
+    """Sum losses and times between two reports without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.micro_batches = 0
+        self.wait_s = 0.0
+        self.busy_s = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Count time spent waiting for data."""
+        self.wait_s += seconds
+
+    def took(self, seconds: float, total: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+        """Count one micro-batch, `seconds` long from asking for its data to its update."""
+        self.micro_batches += 1
+        self.busy_s += seconds
+        for name, value in {"total": total, **parts}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def drain(self, world_size: int) -> tuple[dict[str, float], float, float]:
+        """Give (mean losses, wait and busy seconds), averaged over the workers, and start anew.
+
+        Workers may have seen different parts (a batch without dense labels has no dense loss), so names travel too.
+        """
+        values = torch.stack(list(self.sums.values())).tolist()
+        mine = {name: (value, self.counts[name]) for name, value in zip(self.sums, values, strict=True)}
+        everyone = [(mine, self.wait_s, self.busy_s)]
+        if world_size > 1:
+            everyone = everyone * world_size
+            dist.all_gather_object(everyone, (mine, self.wait_s, self.busy_s))
+        self._clear()
+        means = {}
+        for name in dict.fromkeys(name for parts, _, _ in everyone for name in parts):
+            seen = [parts[name] for parts, _, _ in everyone if name in parts]
+            means[name] = sum(value for value, _ in seen) / sum(count for _, count in seen)
+        wait_s = sum(wait for _, wait, _ in everyone) / world_size
+        return means, wait_s, sum(busy for _, _, busy in everyone) / world_size

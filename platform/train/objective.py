@@ -1,0 +1,44 @@
+"""Sum the losses of a policy on the batches of one step."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+Losses = dict[str, torch.Tensor]
+Batch = Mapping[str, Any]
+
+
+class Trainable(Protocol):
+    """What training asks of a policy: two losses, each a mapping with the key "loss" and any parts worth watching."""
+
+    def action_loss(self, batch: Batch) -> Mapping[str, torch.Tensor]: ...
+
+    def grounding_loss(self, batch: Batch) -> Mapping[str, torch.Tensor]: ...
+
+
+class Objective(torch.nn.Module):
+    """Carry a policy through DeepSpeed: all losses are reached by `forward`, as ZeRO's hooks ask.
+
+    `forward` takes {"robot": batch, "grounding": batch}, either of which may be absent, and gives the weighted sum and
+    {"robot/loss": ..., "grounding/loss": ..., "grounding/<part>": ...} for the log, detached.
+    """
+
+    def __init__(self, model: torch.nn.Module, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = dict(weights)
+
+    def forward(self, batches: Mapping[str, Batch]) -> tuple[torch.Tensor, Losses]:
+        """Compute each batch's losses and their weighted sum."""
+        policy: Trainable = self.model  # type: ignore[assignment]
+        ways = {"robot": policy.action_loss, "grounding": policy.grounding_loss}
+        total, parts = None, {}
+        for source, batch in batches.items():
+            losses = ways[source](batch)
+            weighted = self.weights[source] * losses["loss"]
+            total = weighted if total is None else total + weighted
+            parts.update({f"{source}/{name}": value.detach().float() for name, value in losses.items()})
+        if total is None:
+            raise ValueError("the step has no batch; expected robot, grounding or both")
+        return total, parts

@@ -1,0 +1,70 @@
+"""Score a policy on held-out samples, shared out over the workers."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from st4vla.platform.contracts import ActionSample, GroundingSample, Observation, Spatial
+from st4vla.platform.train.metrics import action_errors, grounding_scores
+
+GROUNDING_METRICS = (
+    "answer_rate",
+    "box_iou",
+    "box_iou50",
+    "point_hit_rate",
+    "trace_error_px",
+    "subgoal_match",
+)
+ACTION_METRICS = ("action_translation_mm", "action_rotation_rad", "gripper_accuracy")
+
+Answer = Callable[[Sequence[GroundingSample]], Sequence[Spatial | None]]
+Act = Callable[[Sequence[Observation], Sequence[tuple[int, int]]], Sequence[np.ndarray]]
+
+
+class Tally:
+    """Sum scores by name, over samples and then over workers."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.sums = np.zeros(len(self.names))
+        self.counts = np.zeros(len(self.names))
+
+    def add(self, scores: dict[str, float]) -> None:
+        """Count one sample's scores; a name it lacks is not counted."""
+        for name, value in scores.items():
+            place = self.names.index(name)
+            self.sums[place] += value
+            self.counts[place] += 1
+
+    def means(self, world_size: int, device: torch.device) -> dict[str, float]:
+        """Give the means over all workers' samples; names nobody counted are left out."""
+        both = torch.tensor(np.stack([self.sums, self.counts]), device=device)
+        if world_size > 1:
+            dist.all_reduce(both)
+        sums, counts = both.cpu().numpy()
+        return {name: float(sums[i] / counts[i]) for i, name in enumerate(self.names) if counts[i]}
+
+
+def observation_of(sample: ActionSample) -> Observation:
+    """Show the policy what the demonstrator saw."""
+    return Observation(images=sample.images, state=sample.state, instruction=sample.instruction)
+
+
+def score_actions(samples: Sequence[ActionSample], act: Act, tally: Tally, batch_size: int = 8) -> None:
+    """Predict every sample's chunk open loop and count its errors; noise is drawn by the sample's place."""
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        keys = [(start + offset, 0) for offset in range(len(batch))]
+        chunks = act([observation_of(sample) for sample in batch], keys)
+        for sample, actions in zip(batch, chunks, strict=True):
+            tally.add(action_errors(actions, sample.actions, sample.is_pad))
+
+
+def score_grounding(samples: Sequence[GroundingSample], answer: Answer, tally: Tally, batch_size: int = 16) -> None:
+    """Ask every question and count how good the answers are."""
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        for sample, given in zip(batch, answer(batch), strict=True):
+            tally.add(grounding_scores(sample, given))

@@ -1,0 +1,52 @@
+"""Boxes pickled as InternVLA-M1's simulator does it are read by the names in the instruction."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from st4vla.platform.data.internvla_annotations import read_annotations
+from st4vla.platform.data.lerobot_meta import EpisodeEntry
+from st4vla.platform.errors import DataError
+
+RECORD = [("semanticId", "<u4"), ("x_min", "<i4"), ("y_min", "<i4"), ("x_max", "<i4"), ("y_max", "<i4")]
+SIZES = {"ego": (48, 64)}
+
+
+def entry_with(tmp_path: Path, boxes: list[tuple[int, ...]], instruction: str) -> EpisodeEntry:
+    cells = {
+        "annotation.ego.bbox2d_tight": np.array(boxes, dtype=RECORD),
+        "annotation.ego.bbox2d_tight_id2labels": {"4": {"class": "aa"}, "5": {"class": "bb"}, "6": {"class": "cc"}},
+        "annotation.pick_obj_uid": "aa",
+        "annotation.place_obj_uid": "bb",
+    }
+    path = tmp_path / "episode_000000.parquet"
+    pq.write_table(pa.table({key: [pickle.dumps(value, 4)] for key, value in cells.items()}), path)
+    return EpisodeEntry(0, 0, 1, instruction, "", 0, "", path, 0, {}, tmp_path / "none", (0, 0), {})
+
+
+def test_the_two_named_objects_are_kept_and_the_nameless_left_out(tmp_path: Path) -> None:
+    boxes = [(4, 1, 2, 30, 40), (5, 5, 6, 64, 48), (6, 0, 0, 9, 9)]
+    entry = entry_with(tmp_path, boxes, "Move the shoe to the top of the cooking pot.")
+    (note,) = read_annotations(entry, ["ego"], SIZES)["ego"]
+    assert note.boxes == {"shoe": (1, 2, 30, 40), "cooking pot": (5, 6, 64, 48)}
+    assert (note.target, note.destination, note.trace, note.subgoal) == ("shoe", "cooking pot", (), "")
+
+
+def test_a_target_out_of_sight_is_not_named(tmp_path: Path) -> None:
+    entry = entry_with(tmp_path, [(5, 5, 6, 64, 48)], "Move the shoe to the top of the cooking pot.")
+    (note,) = read_annotations(entry, ["ego"], SIZES)["ego"]
+    assert (note.target, note.destination) == ("", "cooking pot")
+
+
+def test_an_instruction_of_another_form_gives_no_annotations(tmp_path: Path) -> None:
+    assert read_annotations(entry_with(tmp_path, [(4, 1, 2, 3, 4)], "Tidy up."), ["ego"], SIZES) == {}
+
+
+def test_a_box_outside_the_image_is_named_by_file_row_and_column(tmp_path: Path) -> None:
+    entry = entry_with(tmp_path, [(4, 1, 2, 65, 40)], "Move the shoe to the top of the cooking pot.")
+    with pytest.raises(DataError, match=r"episode_000000.parquet row 0: 'annotation.ego.bbox2d_tight' .* 64x48 pixels"):
+        read_annotations(entry, ["ego"], SIZES)

@@ -1,0 +1,39 @@
+"""Facts about collecting, on a real Ray with the real simulator."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from st4vla.platform.data.lerobot_reader import open_dataset
+from st4vla.platform.errors import ConfigError, DataError
+from st4vla.workers.cluster import EngineConfig, connect
+from st4vla.workers.collect import CollectConfig, check_resume, collect
+
+
+@pytest.mark.ray
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_collection_goes_on_and_equals_one_made_in_one_go(tmp_path: Path):
+    first = CollectConfig(tasks=("reach",), episodes=1, out=str(tmp_path / "a"), workers=1)
+    with connect(EngineConfig(num_cpus=2)):
+        assert collect(first).kept == 1
+        grown = collect(replace(first, episodes=3, workers=2))
+        whole = collect(replace(first, episodes=3, out=str(tmp_path / "b")))
+        nothing = collect(replace(first, episodes=3))
+    assert (grown.kept, grown.new_episodes, nothing.new_episodes) == (3, 2, 0)
+    assert open_dataset(tmp_path / "a").digest == open_dataset(tmp_path / "b").digest
+    assert whole.frames == open_dataset(tmp_path / "a").num_frames
+    assert len(open_dataset(tmp_path / "a").grounding_samples(0)) > 0
+
+
+def test_a_ledger_without_its_dataset_is_refused(tmp_path: Path):
+    rows = [{"success": True, "episode_id": "ab"}, {"success": False, "episode_id": "cd"}]
+    with pytest.raises(DataError, match="1 episodes were written which the dataset does not hold"):
+        check_resume(frozenset(), rows, tmp_path)
+    check_resume(frozenset({"ab"}), rows, tmp_path)
+
+
+def test_a_task_named_twice_is_a_config_error():
+    with pytest.raises(ConfigError, match="each once"):
+        CollectConfig(tasks=("reach", "reach"))

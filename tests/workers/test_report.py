@@ -1,0 +1,56 @@
+"""Facts about the report."""
+
+from pathlib import Path
+
+from st4vla.workers.report import Film, ReportInput, percent, write_report
+from st4vla.workers.summary import summarise
+
+
+def row(seed, success, suite="seen", perturbations=(), **changes):
+    return {
+        **{"suite": suite, "task": "reach", "variant": "default", "seed": seed, "perturbations": list(perturbations)},
+        **{"success": success, "partial_credit": float(success), "stages": ["over it"] if success else [], "steps": 9},
+        **{"failure": "" if success else "task", "reason": "", "recovery_steps": 4 if perturbations else None},
+        **{"wall_s": 4.0, "policy_s": 1.0, "render_s": 1.0, "physics_s": 1.0},
+        **changes,
+    }
+
+
+def report(tmp_path: Path) -> str:
+    rows = [row(seed, success=seed < 3) for seed in range(4)]
+    rows += [row(seed, True, "moved_object") for seed in range(2)]
+    rows += [row(seed, seed == 0, "moved_object", ("object_moved",)) for seed in range(2)]
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"film")
+    films = [Film("films/a.mp4", "seen / reach, seed 0", "reach the <red> cube - 9 steps", True)]
+    given = ReportInput("tiny on seen", {"policy": "runs/x"}, summarise(rows), rows, films)
+    return write_report(tmp_path, given).read_text()
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path):
+    page = report(tmp_path)
+    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:video/mp4;base64,' in page
+    assert "http://" not in page and "https://" not in page
+
+
+def test_the_page_shows_intervals_and_twins(tmp_path: Path):
+    page = report(tmp_path)
+    assert "75 % [30, 95]" in page
+    assert "+50 [" in page
+    assert "1: 75 %" in page
+
+
+def test_words_are_escaped(tmp_path: Path):
+    assert "reach the &lt;red&gt; cube" in report(tmp_path)
+
+
+def test_each_plot_is_also_a_file(tmp_path: Path):
+    report(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["failures.png", "steps.png", "success.png", "time.png"]
+
+
+def test_nan_is_a_dash():
+    assert percent(float("nan")) == "-"
+    assert percent(0.734) == "73 %"

@@ -1,0 +1,89 @@
+"""Show a training run on the terminal's last line, and record its rows."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from st4vla.platform.train.config import TrainConfig
+from st4vla.platform.train.loop import Row
+
+log = logging.getLogger(__name__)
+# Where there is no terminal, a line this often.
+LINE_EVERY_S = 15.0
+ON_THE_LINE = {"loss/total": "loss", "loss/robot/loss": "action", "loss/grounding/loss": "grounding"}
+
+
+class TrainProgress:
+    """A progress bar with losses, samples per second, data wait and the time left; every row also goes to tracking.
+
+    Steps done again after a worker died move the bar back; their rows are not recorded twice.
+    """
+
+    def __init__(self, config: TrainConfig, tracker: Any) -> None:
+        self.tracker = tracker
+        self.newest: Row = {}
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(f"train {config.stage}", total=config.steps, said="starting the workers")
+        self._recorded: set[tuple[float, bool]] = set()
+        self._line_due = 0.0
+
+    def add(self, row: Row) -> None:
+        """Show a row, and record it unless its step was recorded before."""
+        step, values = int(row["step"]), {key: value for key, value in row.items() if key != "step"}
+        self.newest |= row
+        said = describe(values)
+        if "step_s" in values:
+            self._bar.update(self._task, completed=step, said=said)
+        if not self._console.is_terminal and (time.monotonic() >= self._line_due or "step_s" not in values):
+            log.info("step %d: %s", step, said)
+            self._line_due = time.monotonic() + LINE_EVERY_S
+        if (key := (row["step"], "step_s" in values)) not in self._recorded:
+            self._recorded.add(key)
+            self.tracker.metrics({key.replace("*", "_"): value for key, value in values.items()}, step)
+
+    def __enter__(self) -> "TrainProgress":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+
+def describe(values: Row) -> str:
+    """Say a row in a few words."""
+    words = [f"{name} {values[key]:.3f}" for key, name in ON_THE_LINE.items() if key in values]
+    if "samples_per_s" in values:
+        words.append(
+            f"{values['samples_per_s']:.0f} samples/s, waiting for data {100 * values['data_wait_share']:.0f} %"
+        )
+    words += [f"{key.removeprefix('validation/')} {value:.3g}" for key, value in values.items() if "validation/" in key]
+    return ", ".join(words)
+
+
+def print_outcome(newest: Row, policy: Path) -> None:
+    """Print the last figures and where the policy lies."""
+    table = Table("figure", "last")
+    for key, value in sorted(newest.items()):
+        if key.startswith(("loss/", "validation/")) or key in ("samples_per_s", "data_wait_share"):
+            table.add_row(key, f"{value:.4g}")
+    console = Console()
+    console.print(table)
+    text = f"The policy is {policy}. Try it: st4vla eval policy={policy} suite=seen tasks=[reach] episodes=20"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
