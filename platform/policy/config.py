@@ -207,6 +207,8 @@ class PolicyConfig:
     Attributes:
         state_dim: width of the proprioceptive state; 0 leaves the state out, as published.
         image_size: every view is resized to this square before both encoders.
+        spatial_token: where the plan points (`Planner.where`) is appended to the plan as one more token and handed to
+            the action expert as one more condition token; off as published (docs/decisions/0004).
     """
 
     name: str
@@ -225,6 +227,7 @@ class PolicyConfig:
     semantics: SemanticsConfig = SemanticsConfig()
     action_form: ActionForm = "delta_end_effector"
     state_form: StateForm = "proprioception"
+    spatial_token: bool = False
     kind: Literal["st4vla"] = "st4vla"
 
     def __post_init__(self) -> None:
@@ -233,6 +236,8 @@ class PolicyConfig:
         known = set(self.planner.cameras) <= set(self.cameras)
         require(known, self.planner, "cameras", f"name some of {', '.join(self.cameras)}")
         require(self.state_dim >= 0, self, "state_dim", "use 0 to leave the state out")
+        points = bool(self.planner.dense.words) or not self.spatial_token
+        require(points, self, "spatial_token", "a planner without planner.dense.words points at nothing")
         token_px, patch_px = self.planner.vision.token_px, self.vision.patch_size
         require(self.image_size % token_px == 0, self, "image_size", f"the planner needs a multiple of {token_px}")
         require(self.image_size % patch_px == 0, self, "image_size", f"DINOv2 needs a multiple of {patch_px}")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PLACE = 3  # x, y and chance
+
 
 class DenseHead(nn.Linear):
     """Map tokens in raster order to logits of 1 + W classes (nothing, then words) for cells x cells cells each."""
@@ -69,3 +71,21 @@ def to_cells(features_NKF: Tensor, cells: int) -> Tensor:
     side = round(features_NKF.shape[1] ** 0.5)
     unfolded = features_NKF.view(len(features_NKF), side, side, cells, cells, -1)
     return unfolded.transpose(2, 3).reshape(len(features_NKF), side * cells, side * cells, -1)
+
+
+def place_of_peak(chances_BGG: Tensor, reach: int = 1) -> Tensor:
+    """Give [B,3]: x and y of the likeliest place, 0..1 of a view's sides, and the chance that lies about it.
+
+    The mean is taken over the cells about the likeliest one only, so that two far objects never meet in the middle.
+    """
+    side = chances_BGG.shape[-1]
+    best = chances_BGG.flatten(1).argmax(1)
+    grid = torch.arange(side, device=chances_BGG.device)
+    near_rows = (grid - (best // side)[:, None]).abs() <= reach
+    near_columns = (grid - (best % side)[:, None]).abs() <= reach
+    near_BGG = chances_BGG * near_rows[:, :, None] * near_columns[:, None, :]
+    mass = near_BGG.sum((1, 2))
+    centres = (grid + 0.5) / side
+    x = (near_BGG.sum(1) * centres).sum(1) / mass
+    y = (near_BGG.sum(2) * centres).sum(1) / mass
+    return torch.stack([x, y, mass], dim=1)

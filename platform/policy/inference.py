@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from st4vla.platform.contracts import ActionChunk, Observation, Point, PolicySpec, Spatial
+from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, Spatial
 from st4vla.platform.errors import PolicyError
+from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Batch, Processor
 from st4vla.platform.policy.settings import require
@@ -168,9 +169,12 @@ class St4vlaPolicy:
         if maps is None:
             return [None] * len(observations)
         camera = self.model.config.planner_cameras[0]
-        shapes = [o.images[camera].shape for o in observations]
-        points = [peak(chances, shape[1], shape[0]) for chances, shape in zip(maps.float().cpu(), shapes, strict=False)]
-        return [Spatial(o.instruction, points=(point,)) for o, point in zip(observations, points, strict=True)]
+        places = place_of_peak(maps.float()).tolist()
+        spatial: list[Spatial | None] = []
+        for observation, (x, y, _) in zip(observations, places, strict=False):
+            height, width = observation.images[camera].shape[:2]
+            spatial.append(Spatial(observation.instruction, points=((x * width, y * height),)))
+        return spatial
 
     def _held(self, session: str, instruction: str, now: float) -> Plan | None:
         plan = self._plans.get(session)
@@ -189,21 +193,6 @@ class St4vlaPolicy:
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def peak(chances_GG: Tensor, width: int, height: int) -> Point:
-    """Give the centre of the likeliest 3 x 3 cells of a square map, in pixels of an image of this size.
-
-    Taken about its likeliest cell, weighted, so that two far objects never meet in the middle.
-    """
-    side = chances_GG.shape[0]
-    row, column = divmod(int(chances_GG.argmax()), side)
-    rows = slice(max(row - 1, 0), row + 2)
-    columns = slice(max(column - 1, 0), column + 2)
-    near = chances_GG[rows, columns]
-    y = (near.sum(1) * torch.arange(side)[rows]).sum() / near.sum() + 0.5
-    x = (near.sum(0) * torch.arange(side)[columns]).sum() / near.sum() + 0.5
-    return float(x) * width / side, float(y) * height / side
 
 
 @torch.inference_mode()

@@ -2,11 +2,11 @@
 
     views + prompt --Planner--> plan [B,L,D]                                    System 2, may be cached
     newest views --FrameEncoder--> frame tokens [B,K,D]                         System 1 from here
-    plan + frame --QueryTransformer--> condition [B,Q,C], and one more token for the state where there is one
+    plan + frame --QueryTransformer--> condition [B,Q,C], and one more token each for the place and the state
     noise + condition --Denoiser, DDIM--> actions [B,T,A], normalised
 
 Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1. Left out: layers of the planner
-other than the last, which both papers' default does not read either. Added: the state token, off as published.
+other than the last, which both papers' default does not read either. Added, and off as published: the state token, and the place the plan points at.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.policy.denoiser import Denoiser
-from st4vla.platform.policy.dense import DenseHead
+from st4vla.platform.policy.dense import PLACE, DenseHead, place_of_peak
 from st4vla.platform.policy.diffusion import noise_loss, sample_ddim
 from st4vla.platform.policy.planner import Planner
-from st4vla.platform.policy.query import QueryTransformer
+from st4vla.platform.policy.query import QueryTransformer, ScaleGradient
 from st4vla.platform.policy.vision import FrameEncoder
 
 
@@ -35,8 +35,10 @@ class St4vlaModel(nn.Module):
         self.planner = Planner(config.planner, token_ids)
         self.frame_encoder = FrameEncoder(config.vision, width, frame_dense_head(config))
         self.query_transformer = QueryTransformer(config.query, width, config.semantics.attend_padding)
-        self.state_encoder = state_encoder(config.state_dim, config.expert.width) if config.state_dim else None
-        tokens = config.query.queries + (1 if config.state_dim else 0)
+        self.state_encoder = two_layers(config.state_dim, config.expert.width) if config.state_dim else None
+        self.spatial_encoder = two_layers(PLACE, width) if config.spatial_token else None
+        self.spatial_condition = nn.Linear(width, config.expert.width) if config.spatial_token else None
+        tokens = config.query.queries + bool(config.state_dim) + config.spatial_token
         self.action_expert = Denoiser(config.expert, tokens, config.chunk_length, config.action_dim)
 
     def forward(self, batches: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -54,23 +56,28 @@ class St4vlaModel(nn.Module):
 
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """System 2: give the plan [B,L,D] and its mask [B,L]."""
-        return self._read(batch)[0], batch["attention_mask"]
+        return self.plan_and_point(batch)[:2]
 
     def plan_and_point(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """System 2: give the plan, its mask, and where in its first view it points (`Planner.where`)."""
-        hidden, tokens = self._read(batch)
-        return hidden, batch["attention_mask"], self.planner.where(hidden, tokens)
-
-    def _read(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
+        hidden, tokens = self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
+        mask, chances = batch["attention_mask"], self.planner.where(hidden, tokens)
+        if self.spatial_encoder is not None:
+            assert chances is not None
+            token = self.spatial_encoder(place_of_peak(chances).to(hidden.dtype))
+            hidden, mask = torch.cat([hidden, token[:, None]], dim=1), torch.cat([mask, mask[:, -1:]], dim=1)
+        return hidden, mask, chances
 
     def condition(self, plan: Tensor, mask: Tensor, images: Tensor, state: Tensor | None = None) -> Tensor:
         """Fuse a plan, which may be old, with the newest views [B,V,3,H,W] and state [B,S]."""
-        fused = self.query_transformer(plan, mask, self.frame_encoder(images))
-        if self.state_encoder is None:
-            return fused
-        assert state is not None
-        return torch.cat([fused, self.state_encoder(state.to(fused.dtype))[:, None]], dim=1)
+        tokens = [self.query_transformer(plan, mask, self.frame_encoder(images))]
+        if self.spatial_condition is not None:
+            spatial = ScaleGradient.apply(plan[:, -1:], self.config.query.grad_scale)
+            tokens.append(self.spatial_condition(spatial))
+        if self.state_encoder is not None:
+            assert state is not None
+            tokens.append(self.state_encoder(state.to(tokens[0].dtype))[:, None])
+        return torch.cat(tokens, dim=1)
 
     def action_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Give the noise-prediction loss; the planner and the condition run once for all noise draws."""
@@ -124,6 +131,6 @@ def frame_dense_head(config: PolicyConfig) -> DenseHead | None:
     return DenseHead(config.vision.width, len(config.planner.dense.words), cells)
 
 
-def state_encoder(state_dim: int, width: int) -> nn.Module:
-    """Build the light state encoder, which gives one condition token."""
-    return nn.Sequential(nn.Linear(state_dim, width), nn.GELU(), nn.Linear(width, width))
+def two_layers(inputs: int, width: int) -> nn.Module:
+    """Build a light encoder of a few numbers into one token."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))

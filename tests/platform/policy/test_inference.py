@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from st4vla.platform.errors import ConfigError, PolicyError
-from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy, draw_noise, peak
+from st4vla.platform.policy.dense import place_of_peak
+from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy, draw_noise
 
 KEYS = [(100 + i, i) for i in range(8)]
 NAMES = [f"robot-{i}" for i in range(8)]
@@ -103,7 +104,8 @@ def test_buckets_must_be_sorted():
 def test_a_peak_is_weighted_about_its_likeliest_cell_and_ignores_a_far_one():
     chances = torch.zeros(32, 32)
     chances[4, 10], chances[4, 11], chances[20, 20] = 0.3, 0.3, 0.25
-    assert peak(chances, 128, 128) == pytest.approx((44.0, 18.0))
+    x, y, mass = place_of_peak(chances[None])[0].tolist()
+    assert (x * 128, y * 128, mass) == pytest.approx((44.0, 18.0, 0.6))
 
 
 def test_a_chunk_says_where_its_plan_points(policy, observations):
