@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, Spatial
+from st4vla.platform.contracts import ActionChunk, Observation, Point, PolicySpec, Spatial
 from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Batch, Processor
@@ -45,10 +45,11 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """What System 2 handed over for one session: last hidden layer [1,L,D], its mask [1,L], and when."""
+    """What System 2 handed over for one session: hidden layer [1,L,D], mask [1,L], what it points at, and when."""
 
     hidden: Tensor
     mask: Tensor
+    spatial: Spatial | None
     instruction: str
     made_at_s: float
 
@@ -132,7 +133,7 @@ class St4vlaPolicy:
         fill = self._bucket(count) - count
         batch = self._to_device(self.processor.encode_observations([*observations, *[observations[-1]] * fill]))
         began = time.perf_counter()
-        hidden, mask, ages = self._plans_for(batch, observations, sessions)
+        hidden, mask, spatial, ages = self._plans_for(batch, observations, sessions)
         planned = time.perf_counter()
         condition = self.model.condition(hidden, mask, batch["images"], batch.get("state"))
         noise = self._noise([*keys, *[keys[-1]] * fill]).to(condition)
@@ -142,23 +143,34 @@ class St4vlaPolicy:
         if not np.isfinite(values).all():
             raise PolicyError("The policy's actions are not finite; its weights or the observation are broken.")
         physical = self.processor.normalizer(self.spec.statistics_key).unnormalize_action(values)
-        return [ActionChunk(physical[i], None, timing, ages[i]) for i in range(count)]
+        return [ActionChunk(physical[i], spatial[i], timing, ages[i]) for i in range(count)]
 
     def _plans_for(
         self, batch: Batch, observations: Sequence[Observation], sessions: Sequence[str]
-    ) -> tuple[Tensor, Tensor, list[float]]:
-        """Give the plans of a batch and their ages; make them anew unless all that are held are fresh enough."""
+    ) -> tuple[Tensor, Tensor, list[Spatial | None], list[float]]:
+        """Give the plans of a batch, what they point at, and their ages; anew unless a lone one is fresh enough."""
         now = self.clock()
         held = [self._held(s, o.instruction, now) for s, o in zip(sessions, observations, strict=True)]
         if len(held) == batch["images"].shape[0] == 1 and held[0] is not None:
-            return held[0].hidden, held[0].mask, [now - held[0].made_at_s]
-        hidden, mask = self.model.plan(batch)
+            return held[0].hidden, held[0].mask, [held[0].spatial], [now - held[0].made_at_s]
+        hidden, mask, maps = self.model.plan_and_point(batch)
+        spatial = self._pointed_at(maps, observations)
         if self.config.plan_period_s:
             for i, (session, observation) in enumerate(zip(sessions, observations, strict=True)):
                 seen = mask[i].bool()
-                plan = Plan(hidden[i : i + 1, seen], mask[i : i + 1, seen], observation.instruction, now)
+                kept = hidden[i : i + 1, seen], mask[i : i + 1, seen]
+                plan = Plan(*kept, spatial[i], observation.instruction, now)
                 self._plans[session] = plan
-        return hidden, mask, [0.0] * len(observations)
+        return hidden, mask, spatial, [0.0] * len(observations)
+
+    def _pointed_at(self, maps: Tensor | None, observations: Sequence[Observation]) -> list[Spatial | None]:
+        """Read where each plan's last token points, in pixels of the planner's first view; None without such a head."""
+        if maps is None:
+            return [None] * len(observations)
+        camera = self.model.config.planner_cameras[0]
+        shapes = [o.images[camera].shape for o in observations]
+        points = [peak(chances, shape[1], shape[0]) for chances, shape in zip(maps.float().cpu(), shapes, strict=False)]
+        return [Spatial(o.instruction, points=(point,)) for o, point in zip(observations, points, strict=True)]
 
     def _held(self, session: str, instruction: str, now: float) -> Plan | None:
         plan = self._plans.get(session)
@@ -177,6 +189,21 @@ class St4vlaPolicy:
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def peak(chances_GG: Tensor, width: int, height: int) -> Point:
+    """Give the centre of the likeliest 3 x 3 cells of a square map, in pixels of an image of this size.
+
+    Taken about its likeliest cell, weighted, so that two far objects never meet in the middle.
+    """
+    side = chances_GG.shape[0]
+    row, column = divmod(int(chances_GG.argmax()), side)
+    rows = slice(max(row - 1, 0), row + 2)
+    columns = slice(max(column - 1, 0), column + 2)
+    near = chances_GG[rows, columns]
+    y = (near.sum(1) * torch.arange(side)[rows]).sum() / near.sum() + 0.5
+    x = (near.sum(0) * torch.arange(side)[columns]).sum() / near.sum() + 0.5
+    return float(x) * width / side, float(y) * height / side
 
 
 @torch.inference_mode()

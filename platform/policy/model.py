@@ -54,8 +54,15 @@ class St4vlaModel(nn.Module):
 
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """System 2: give the plan [B,L,D] and its mask [B,L]."""
-        hidden, _ = self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
-        return hidden, batch["attention_mask"]
+        return self._read(batch)[0], batch["attention_mask"]
+
+    def plan_and_point(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """System 2: give the plan, its mask, and where in its first view it points (`Planner.where`)."""
+        hidden, tokens = self._read(batch)
+        return hidden, batch["attention_mask"], self.planner.where(hidden, tokens)
+
+    def _read(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
 
     def condition(self, plan: Tensor, mask: Tensor, images: Tensor, state: Tensor | None = None) -> Tensor:
         """Fuse a plan, which may be old, with the newest views [B,V,3,H,W] and state [B,S]."""

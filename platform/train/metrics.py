@@ -90,9 +90,9 @@ def grounding_scores(sample: GroundingSample, answer: Spatial | None) -> dict[st
     if sample.kind == "box" and sample.answer.box is not None:
         overlap = box_iou(answer.box, sample.answer.box) if usable and answer and answer.box else 0.0
         scores |= {"box_iou": overlap, "box_iou50": float(overlap >= IOU_THRESHOLD)}
-    if sample.kind == "point" and sample.region is not None:
+    if sample.kind in ("point", "target") and sample.region is not None:
         hit = usable and answer is not None and point_in_box(answer.points[0], sample.region)
-        scores["point_hit_rate"] = float(hit)
+        scores[f"{sample.kind}_hit_rate"] = float(hit)
     if sample.kind == "trace" and usable and answer:
         scores["trace_error_px"] = trace_error(answer.trajectory, sample.answer.trajectory)
     if sample.kind == "subgoal":
@@ -105,6 +105,7 @@ def has_answer(kind: str, answer: Spatial) -> bool:
     held = {
         "box": answer.box is not None,
         "point": bool(answer.points),
+        "target": bool(answer.points),
         "trace": bool(answer.trajectory),
         "subgoal": bool(answer.label),
     }

@@ -15,7 +15,7 @@ from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.spatial import Shape, SpatialParseError
 
 MOST_TOKENS = 64
-SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "trace": "trace"}
+SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "target": "point", "trace": "trace"}
 
 
 class Predictor:

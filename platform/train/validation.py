@@ -14,6 +14,7 @@ GROUNDING_METRICS = (
     "box_iou",
     "box_iou50",
     "point_hit_rate",
+    "target_hit_rate",
     "trace_error_px",
     "subgoal_match",
 )

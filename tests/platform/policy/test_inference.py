@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from st4vla.platform.errors import ConfigError, PolicyError
-from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy, draw_noise
+from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy, draw_noise, peak
 
 KEYS = [(100 + i, i) for i in range(8)]
 NAMES = [f"robot-{i}" for i in range(8)]
@@ -67,15 +67,15 @@ def test_a_new_frame_under_an_old_plan_still_changes_the_action(model, processor
 def test_a_changed_instruction_and_a_reset_ask_for_a_new_plan(model, processor, observations):
     policy = St4vlaPolicy(model, processor, InferenceConfig(plan_period_s=9), clock=lambda: 0.0)
     calls = []
-    plan = model.plan
-    model.plan = lambda batch: calls.append(1) or plan(batch)
+    plan = model.plan_and_point
+    model.plan_and_point = lambda batch: calls.append(1) or plan(batch)
     try:
         for observation in (observations[0], observations[0], observations[1]):
             policy.act([observation], ["a"], [(0, 0)])
         policy.reset("a")
         policy.act([observations[1]], ["a"], [(0, 0)])
     finally:
-        del model.plan
+        del model.plan_and_point
     assert len(calls) == 3
 
 
@@ -98,3 +98,15 @@ def test_actions_that_are_not_finite_are_refused(model, processor, observations)
 def test_buckets_must_be_sorted():
     with pytest.raises(ConfigError, match="buckets"):
         InferenceConfig(buckets=(8, 1))
+
+
+def test_a_peak_is_weighted_about_its_likeliest_cell_and_ignores_a_far_one():
+    chances = torch.zeros(32, 32)
+    chances[4, 10], chances[4, 11], chances[20, 20] = 0.3, 0.3, 0.25
+    assert peak(chances, 128, 128) == pytest.approx((44.0, 18.0))
+
+
+def test_a_chunk_says_where_its_plan_points(policy, observations):
+    chunk = policy.act(observations[:1], ["a"], [(0, 0)])[0]
+    assert chunk.spatial is not None and chunk.spatial.label == observations[0].instruction
+    assert all(0 <= part <= 128 for part in chunk.spatial.points[0])
