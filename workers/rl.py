@@ -298,10 +298,11 @@ def main(cfg: Any) -> int:
 def read_config(settings: Mapping[str, Any]) -> RlConfig:
     """Make the checked config from composed settings; a task's own entry stands over the common `ppo`."""
     own = settings["tasks"].get(settings["task"], {})
-    ppo = {**settings["ppo"], **own.get("ppo", {})}
+    ppo: dict[str, Any] = {**settings["ppo"], **own.get("ppo", {})}
+    ppo["hidden"] = tuple(ppo["hidden"])
     return RlConfig(
         env=VectorConfig(settings["task"], settings["variant"], settings["seed"], settings["device"]),
-        ppo=PpoConfig(**ppo | {"hidden": tuple(ppo["hidden"])}),
+        ppo=PpoConfig(**ppo),
         steps=settings["steps"] or own["steps"],
         minutes=settings["minutes"],
         stop_at=settings["stop_at"],
