@@ -131,7 +131,7 @@ class SmallWorld:
 
     def _put(self, index: int, pose: np.ndarray) -> None:
         entity = self._entities[index]
-        entity.set_pose(sapien.Pose(pose[:3], pose[3:]))
+        entity.set_pose(sapien.Pose(pose[:3].tolist(), pose[3:].tolist()))
         if objects.LIBRARY[index].shape.kind == "solid":
             body = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
             body.linear_velocity = body.angular_velocity = np.zeros(3)
@@ -141,7 +141,7 @@ class SmallWorld:
         solver = self._kinematics
         qpos, reached, _ = solver.pmodel.compute_inverse_kinematics(
             solver.end_link_idx,
-            sapien.Pose(position, turn),
+            sapien.Pose(position.tolist(), turn.tolist()),
             initial_qpos=self._robot.qpos,
             active_qmask=solver.qmask,
             max_iterations=100,

@@ -120,7 +120,7 @@ class TabletopVectorEnv(VectorEnv):
     def _begin(self, rows: np.ndarray, seeds: Any = None) -> None:
         chosen = self._seeds.integers(EVALUATION_SEEDS, size=len(rows)) if seeds is None else seeds
         config = self.config
-        self._batch.set_out(list(rows), [layout.draw_scene(config.task, config.variant, int(s)) for s in chosen])
+        self._batch.set_out(rows.tolist(), [layout.draw_scene(config.task, config.variant, int(s)) for s in chosen])
         self._steps[rows], self._done[rows] = 0, False
         situation = self._batch.moment().situation
         self._potentials[rows] = reward.POTENTIALS[config.task](situation)[rows]  # type: ignore[index]
@@ -141,7 +141,7 @@ class TabletopVectorEnv(VectorEnv):
             expected = [self.num_envs, len(self.range.learned)]
             raise EnvError(f"The actions are {list(actions.shape)}; expected finite {expected}.")
         fresh, running = np.flatnonzero(self._done), np.flatnonzero(~self._done)
-        self._batch.step(self.range.physical(actions), list(running))
+        self._batch.step(self.range.physical(actions), running.tolist())
         if len(fresh):
             self._begin(fresh)
         self._steps[running] += 1

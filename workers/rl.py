@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from st4vla.platform.policy.folder import Lineage, replace_folder
 from st4vla.platform.policy.state_policy import load_state_policy, save_state_policy
 from st4vla.platform.tracking import Tracker, TrackingConfig
 from st4vla.workers.intervals import Rate, wilson
-from st4vla.workers.rl_algorithm import EPISODES_JUDGED, Iteration, PpoConfig, build_algorithm, cpu_seconds
+from st4vla.workers.rl_algorithm import Iteration, PpoConfig, build_algorithm, cpu_seconds
 
 log = logging.getLogger(__name__)
+EPISODES_JUDGED = 100  # so many of the last training episodes say how good the policy is
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,16 @@ class Standing:
     """How far a run has come; kept on disk beside RLlib's checkpoint.
 
     Attributes:
-        steps, iterations, episodes: so far.
+        steps, iterations: so far.
+        rounds: of the last iterations, episodes and how many of them were solved; just enough to judge by.
         wall_s, cpu_s: spent on sampling and learning so far, over all processes; starting up is not counted.
-        success: share of the last 100 training episodes solved, exploration included.
-        episode_return: their mean return.
+        success: share of those episodes solved, exploration included.
+        episode_return: mean return of the last iteration's.
     """
 
     steps: int = 0
     iterations: int = 0
-    episodes: int = 0
+    rounds: list[list[int]] = field(default_factory=list)
     wall_s: float = 0.0
     cpu_s: float = 0.0
     success: float = 0.0
@@ -96,9 +98,17 @@ class Standing:
     def add(self, now: Iteration, wall_s: float, cpu_s: float) -> None:
         """Count one iteration."""
         self.iterations += 1
-        self.episodes += now.episodes
         self.steps, self.wall_s, self.cpu_s = now.steps, self.wall_s + wall_s, self.cpu_s + cpu_s
-        self.success, self.episode_return = now.success, now.episode_return
+        self.rounds.append([now.episodes, now.solved])
+        while self.episodes - self.rounds[0][0] >= EPISODES_JUDGED:
+            self.rounds.pop(0)
+        self.success = sum(solved for _, solved in self.rounds) / max(self.episodes, 1)
+        self.episode_return = now.episode_return
+
+    @property
+    def episodes(self) -> int:
+        """How many training episodes `success` is the share of: 100 or a few more, once there are so many."""
+        return sum(episodes for episodes, _ in self.rounds)
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,7 @@ def _iterate(algorithm: Any, standing: Standing) -> Iteration:
 def metrics_of(now: Iteration, standing: Standing) -> dict[str, float]:
     """Give what is tracked of one iteration; means over no episode yet are left out."""
     values = {
-        "train/success": now.success,
+        "train/success": standing.success,
         "train/return": now.episode_return,
         "train/episode_steps": now.episode_steps,
         "speed/steps_per_s": standing.steps / max(standing.wall_s, 1e-9),
@@ -232,8 +242,8 @@ class LearningProgress:
 
     def show(self, standing: Standing) -> None:
         """Show how far it has come."""
-        solved = f"{100 * standing.success:.0f} % solved, " if standing.success == standing.success else ""
-        rate = f"{solved}return {standing.episode_return:.1f}, {standing.steps / standing.wall_s:.0f} steps/s"
+        solved = f"{100 * standing.success:.0f} % solved, return {standing.episode_return:.1f}"
+        rate = f"{solved}, {standing.steps / standing.wall_s:.0f} steps/s"
         self._bar.update(self._task, completed=standing.steps, rate=rate)
 
     def __enter__(self) -> "LearningProgress":
@@ -288,10 +298,11 @@ def main(cfg: Any) -> int:
 def read_config(settings: Mapping[str, Any]) -> RlConfig:
     """Make the checked config from composed settings; a task's own entry stands over the common `ppo`."""
     own = settings["tasks"].get(settings["task"], {})
-    ppo = {**settings["ppo"], **own.get("ppo", {})}
+    ppo: dict[str, Any] = {**settings["ppo"], **own.get("ppo", {})}
+    ppo["hidden"] = tuple(ppo["hidden"])
     return RlConfig(
         env=VectorConfig(settings["task"], settings["variant"], settings["seed"], settings["device"]),
-        ppo=PpoConfig(**ppo | {"hidden": tuple(ppo["hidden"])}),
+        ppo=PpoConfig(**ppo),
         steps=settings["steps"] or own["steps"],
         minutes=settings["minutes"],
         stop_at=settings["stop_at"],

@@ -7,8 +7,7 @@ from typing import Any
 from st4vla.envs.vector import VectorConfig, make_vector_env
 from st4vla.platform.errors import ConfigError
 
-RLLIB_ENV = "st4vla_tabletop"
-EPISODES_JUDGED = 100  # the last so many training episodes say how good the policy is
+RLLIB_ENV, SOLVED = "st4vla_tabletop", "solved"
 LEARNER_METRICS = ("policy_loss", "vf_loss", "vf_explained_var", "entropy")
 
 
@@ -89,15 +88,18 @@ def build_algorithm(config: PpoConfig, env: VectorConfig, steps: int, name: str,
         )
         .rl_module(rl_module_spec=RLModuleSpec(module_class=ActorCritic, model_config=model))
         .callbacks(on_episode_end=note_success)
-        .reporting(min_time_s_per_iteration=0, metrics_num_episodes_for_smoothing=EPISODES_JUDGED)
+        .reporting(min_time_s_per_iteration=0, metrics_num_episodes_for_smoothing=100)
         .debugging(seed=seed, log_level="ERROR")
     )
     return made.build_algo()
 
 
 def note_success(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
-    """Log whether an episode solved its task: only a solved one is terminated, others are cut."""
-    metrics_logger.log_value("success", float(episode.is_terminated), reduce="mean", window=EPISODES_JUDGED)
+    """Count the episodes that solved their task: only a solved one is terminated, others are cut.
+
+    A sum, because RLlib empties a window with every result: a mean over "the last 100" would be over one round.
+    """
+    metrics_logger.log_value(SOLVED, float(episode.is_terminated), reduce="sum")
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,15 @@ class Iteration:
 
     Attributes:
         steps: control steps so far.
-        episodes: that ended in this round.
-        success: share of the last 100 training episodes that solved their task, exploration included; nan before one.
-        episode_return, episode_steps: means over them.
+        episodes: that ended in this round, exploration included.
+        solved: how many of them solved their task.
+        episode_return, episode_steps: their means; nan without any.
         learner: losses and the like.
     """
 
     steps: int
     episodes: int
-    success: float
+    solved: int
     episode_return: float
     episode_steps: float
     learner: Mapping[str, float]
@@ -126,7 +128,7 @@ class Iteration:
         return cls(
             steps=int(sampled["num_env_steps_sampled_lifetime"]),
             episodes=int(sampled.get("num_episodes", 0)),
-            success=float(sampled.get("success", float("nan"))),
+            solved=int(sampled.get(SOLVED, 0)),
             episode_return=float(sampled.get("episode_return_mean", float("nan"))),
             episode_steps=float(sampled.get("episode_len_mean", float("nan"))),
             learner={name: float(learned[name]) for name in LEARNER_METRICS if name in learned},

@@ -45,9 +45,9 @@ def test_a_run_of_other_settings_in_the_same_folder_is_refused_by_what_differs(t
 
 
 def test_an_iteration_is_read_from_what_rllib_reports():
-    sampled = {"num_env_steps_sampled_lifetime": 512, "num_episodes": 3, "success": 0.25, "episode_return_mean": 2.0}
+    sampled = {"num_env_steps_sampled_lifetime": 512, "num_episodes": 3, "solved": 2.0, "episode_return_mean": 2.0}
     now = Iteration.of_result({"env_runners": sampled, "learners": {"default_policy": {"entropy": 1.5, "other": 1}}})
-    assert (now.steps, now.episodes, now.success, now.episode_return) == (512, 3, 0.25, 2.0)
+    assert (now.steps, now.episodes, now.solved, now.episode_return) == (512, 3, 2, 2.0)
     assert now.learner == {"entropy": 1.5}
 
 
@@ -56,8 +56,16 @@ def test_a_run_is_over_by_steps_minutes_or_solved_episodes():
     assert not over(config, Standing(steps=999, iterations=1, wall_s=119.0, success=0.89))
     assert over(config, Standing(steps=1000, iterations=1))
     assert over(config, Standing(steps=10, iterations=1, wall_s=120.0))
-    assert over(config, Standing(steps=10, iterations=1, episodes=100, success=0.9))
-    assert not over(config, Standing(steps=10, iterations=1, episodes=99, success=0.9))
+    assert over(config, Standing(steps=10, iterations=1, rounds=[[100, 90]], success=0.9))
+    assert not over(config, Standing(steps=10, iterations=1, rounds=[[99, 99]], success=1.0))
+
+
+def test_success_is_judged_over_the_last_hundred_episodes_or_a_few_more():
+    standing = Standing()
+    for steps, episodes, solved in ((100, 60, 0), (200, 60, 30), (300, 60, 60)):
+        standing.add(Iteration(steps, episodes, solved, 1.0, 8.0, {}), wall_s=1.0, cpu_s=0.5)
+    assert standing.episodes == 120 and standing.success == 0.75
+    assert (standing.steps, standing.iterations, standing.wall_s, standing.cpu_s) == (300, 3, 3.0, 1.5)
 
 
 @pytest.mark.ray
