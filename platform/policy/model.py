@@ -6,7 +6,8 @@
     noise + condition --Denoiser, DDIM--> actions [B,T,A], normalised
 
 Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1. Left out: layers of the planner
-other than the last, which both papers' default does not read either. Added, and off as published: the state token, and the place the plan points at.
+other than the last, which both papers' default does not read either. Added, and off as published: the state token,
+and the place the plan points at.
 """
 
 from collections.abc import Mapping
