@@ -74,7 +74,8 @@ def answer(checkpoint, asked) -> list[tuple[bool, bool]]:
         pointed = place_of_peak(model.planner.where(hidden, tokens)) * images[0].shape[0]
     hits = []
     for row, (question, note) in enumerate(asked):
-        places = answers[row].spatial.points if answers[row].spatial else ()
+        spatial = answers[row].spatial
+        places = spatial.points if spatial else ()
         said = bool(places) and on_object(places[0], question.label, note)
         hits.append((said, on_object(pointed[row, :2].tolist(), question.label, note)))
     return hits

@@ -10,6 +10,7 @@ does not change.
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from st4vla.platform.machine import prepare_process
 
@@ -44,7 +45,7 @@ def one_actor() -> float:
     from st4vla.workers.worlds import family, warm_up
 
     worlds = family("tabletop")
-    world = warm_up(worlds, "reach", pictures=True)
+    world: Any = warm_up(worlds, "reach", pictures=True)
     specs = [worlds.training(task, index) for index in range(EPISODES // 3) for task in ("reach", "push")]
     started = time.process_time()
     tries = [demonstrate(world, worlds.make_expert, spec, NoiseConfig(), worlds.control_hz) for spec in specs]

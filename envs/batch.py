@@ -133,7 +133,7 @@ class SmallWorld:
         entity = self._entities[index]
         entity.set_pose(sapien.Pose(pose[:3].tolist(), pose[3:].tolist()))
         if objects.LIBRARY[index].shape.kind == "solid":
-            body = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
+            body: Any = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
             body.linear_velocity = body.angular_velocity = np.zeros(3)
 
     def step(self, position: np.ndarray, turn: np.ndarray, opening: float) -> None:

@@ -117,7 +117,7 @@ def main(cfg: Any) -> int:
         seconds = []
         for number, step in enumerate(steps, start=1):
             console.rule(f"{number}/{len(steps)} {step.title}", align="left")
-            console.print(f"$ {step.command}", style="dim", soft_wrap=True, highlight=False)
+            console.print(f"$ {step.command}", style="dim", soft_wrap=True, highlight=False, markup=False)
             seconds.append(run_step(step))
             tracker.metrics({f"seconds/{step.title}": seconds[-1]}, step=number)
     print_ending(console, steps, seconds, Path(settings["run_dir"]))

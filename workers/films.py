@@ -86,7 +86,8 @@ def result_of(row: Row) -> EpisodeResult:
     """Read the result back out of a ledger row."""
     names = EpisodeResult.__dataclass_fields__
     fields: dict[str, Any] = {name: row[name] for name in names if name in row}
-    return EpisodeResult(**fields | {"stages": tuple(row["stages"])})
+    fields["stages"] = tuple(row["stages"])
+    return EpisodeResult(**fields)
 
 
 def _entry(row: Row) -> Film:

@@ -81,6 +81,7 @@ def render_missing(config: StillsConfig, blocks: Sequence[int]) -> Iterator[int]
         WorkerLost: a block failed more often than that.
     """
     import ray
+    from ray import exceptions
 
     task = ray.remote(num_cpus=1, max_retries=3)(render_block)
     waiting = [task.remote(config, block) for block in blocks]
@@ -88,7 +89,7 @@ def render_missing(config: StillsConfig, blocks: Sequence[int]) -> Iterator[int]
         done, waiting = ray.wait(waiting)
         try:
             yield ray.get(done[0])
-        except ray.exceptions.WorkerCrashedError as error:
+        except exceptions.WorkerCrashedError as error:
             raise WorkerLost(f"a block of stills failed four times: {error}; see `st4vla doctor`.") from error
 
 

@@ -28,7 +28,7 @@ def expert_rollout() -> Rollout:
 def test_a_film_shows_every_recorded_state_and_rests_on_the_last():
     rollout = expert_rollout()
     assert rollout.result.steps == 7
-    with av.open(io.BytesIO(film_episode(DotWorld(), SPEC, rollout))) as film:
+    with av.open(io.BytesIO(film_episode(DotWorld(), SPEC, rollout)), "r") as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 8 + LAST_FRAME_REPEATS
     assert frames[0].shape == (424, 576, 3)

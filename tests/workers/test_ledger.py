@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,8 @@ SETTINGS = {"policy": "random", "execute": 8}
 
 
 def result_of(spec: EpisodeSpec, **changes) -> EpisodeResult:
-    return EpisodeResult(
-        **{"episode_id": spec.episode_id, "success": True, "partial_credit": 1.0, "stages": ("reached",), "steps": 9}
-        | {"looks": 2}
-        | changes
-    )
+    result = EpisodeResult(spec.episode_id, True, partial_credit=1.0, stages=("reached",), steps=9, looks=2)
+    return replace(result, **changes)
 
 
 def test_a_row_is_there_after_opening_again(tmp_path: Path):

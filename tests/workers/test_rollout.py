@@ -8,7 +8,15 @@ from st4vla.platform.contracts import ActionChunk, EpisodeSpec, PolicySpec
 from st4vla.platform.errors import ConfigError, PolicyError, WorkerLost
 from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
 from st4vla.workers.inference import LocalClient
-from st4vla.workers.rollout import RolloutOptions, RolloutWorker, check_chunk, run_episode, time_budget
+from st4vla.workers.rollout import (
+    Recording,
+    Rollout,
+    RolloutOptions,
+    RolloutWorker,
+    check_chunk,
+    run_episode,
+    time_budget,
+)
 
 SPEC = EpisodeSpec("seen", "dot", "default", 7, "move the dot to the goal")
 
@@ -42,6 +50,11 @@ def run(spec=SPEC, options=None, walker=None, **world):
     return run_episode(DotWorld(config), LocalClient(walker), spec, options or RolloutOptions()), walker
 
 
+def recorded(rollout: Rollout) -> Recording:
+    assert rollout.recording is not None
+    return rollout.recording
+
+
 def test_a_chunk_of_eight_costs_one_look():
     rollout, walker = run()
     assert rollout.result.success
@@ -50,13 +63,13 @@ def test_a_chunk_of_eight_costs_one_look():
 
 def test_executing_four_of_eight_looks_twice_in_seven_steps():
     rollout, _ = run(options=RolloutOptions(execute=4))
-    assert [look.step for look in rollout.recording.looks] == [0, 4]
+    assert [look.step for look in recorded(rollout).looks] == [0, 4]
 
 
 def test_a_changed_instruction_forces_a_look_at_once():
     spec = EpisodeSpec("changed_instruction", "dot", "default", 7, "move it", ("instruction_changed",))
     rollout, walker = run(spec)
-    assert [look.step for look in rollout.recording.looks][:2] == [0, 4]
+    assert [look.step for look in recorded(rollout).looks][:2] == [0, 4]
     assert walker.seen[:2] == ["move it", "move the dot to the other goal"]
     assert rollout.result.success
     assert rollout.result.recovery_steps == rollout.result.steps - 4
@@ -65,7 +78,7 @@ def test_a_changed_instruction_forces_a_look_at_once():
 def test_a_moved_object_does_not_force_a_look():
     spec = EpisodeSpec("moved_object", "dot", "default", 7, "move it", ("object_moved",))
     rollout, _ = run(spec)
-    assert [look.step for look in rollout.recording.looks][:2] == [0, 8]
+    assert [look.step for look in recorded(rollout).looks][:2] == [0, 8]
 
 
 def test_an_undisturbed_episode_has_no_recovery():
@@ -84,7 +97,7 @@ def test_noise_keys_count_looks_of_the_seed():
 
 
 def test_the_recording_holds_every_state_and_every_action():
-    recording = run()[0].recording
+    recording = recorded(run()[0])
     assert recording.snapshots.shape == (8, 6)
     assert recording.actions.shape == (7, 7)
 
