@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from st4vla.platform.machine import prepare_process
 from st4vla.workers.actors import default_workers
 from st4vla.workers.cluster import cpus_per_actor
 from st4vla.workers.demonstrate import Demonstration, NoiseConfig, Quota, demonstrate
+from st4vla.workers.inference import LocalClient, PolicyClient
 from st4vla.workers.intervals import Rate, wilson
 from st4vla.workers.ledger import Ledger
+from st4vla.workers.pilot import Pilot
+from st4vla.workers.policies import EXPERT, PolicySource
 from st4vla.workers.pool import Outcome, Pool, PoolConfig
 from st4vla.workers.progress import EpisodeProgress
 from st4vla.workers.rollout import failed_result, time_budget
@@ -35,7 +39,9 @@ class CollectConfig:
 
     Attributes:
         world: family of worlds, see `worlds.py`.
-        tasks: what the experts do.
+        policy: who demonstrates: the scripted expert, or a policy, whose successes are kept.
+        execute: actions of a policy's chunk executed before it looks again; None for the whole chunk.
+        tasks: what is done.
         episodes: successful episodes per task; a larger number continues a smaller one.
         first: index of the first training scene of each task; another dataset of the same task starts elsewhere.
         noise: what is added to executed actions.
@@ -44,6 +50,8 @@ class CollectConfig:
         workers, pool: how many rollout actors, and how patient the pool is.
     """
 
+    policy: PolicySource = PolicySource(EXPERT)
+    execute: int | None = None
     world: str = "tabletop"
     tasks: tuple[str, ...] = ("reach", "push")
     episodes: int = 100
@@ -64,7 +72,8 @@ class CollectConfig:
 
     def settings(self) -> dict[str, Any]:
         """Give what decides an attempt's outcome; how many are wanted and who computes them does not."""
-        return {
+        demonstrator = {} if self.policy.is_expert else {"policy": self.policy.digest(), "execute": self.execute}
+        return demonstrator | {
             "world": self.world,
             "tasks": list(self.tasks),
             "first": self.first,
@@ -101,7 +110,7 @@ class Collection:
 
 
 class CollectActor:
-    """Run experts in this process, one attempt at a time, in one pooled world; `demonstrate` behind Ray.
+    """Demonstrate in this process, one attempt at a time, in one pooled world; `demonstrate` behind Ray.
 
     The pool owns it and replaces it when it dies; the attempt it was at is tried again.
     """
@@ -110,10 +119,13 @@ class CollectActor:
         prepare_process()
         self._config = config
         self._world: Any = None
+        self._client: PolicyClient | None = None
 
     def ready(self) -> bool:
         """Build the world and its renderer, so that no attempt pays for them."""
         self._world = warm_up(family(self._config.world), self._config.tasks[0], pictures=True)
+        if not self._config.policy.is_expert:
+            self._client = LocalClient(self._config.policy.load())
         return True
 
     def run(self, spec: EpisodeSpec) -> Demonstration:
@@ -122,7 +134,10 @@ class CollectActor:
         try:
             if self._world is None:
                 self._world = worlds.make_world("")
-            return demonstrate(self._world, worlds.make_expert, spec, self._config.noise, worlds.control_hz)
+            make = worlds.make_expert
+            if (client := self._client) is not None:
+                make = partial(Pilot, client=client, spec=spec, execute=self._config.execute)
+            return demonstrate(self._world, make, spec, self._config.noise, worlds.control_hz)
         except Exception as error:  # isolation boundary: one crashed attempt must not end the others
             log.exception("attempt %s of %s crashed", spec.episode_id, spec.task)
             self._world = None
@@ -287,6 +302,8 @@ def read_config(settings: Mapping[str, Any]) -> CollectConfig:
     """Make the checked config from composed settings."""
     tasks = settings["tasks"]
     return CollectConfig(
+        policy=PolicySource(settings["policy_from"]),
+        execute=settings["execute"],
         world=settings["world"],
         tasks=(tasks,) if isinstance(tasks, str) else tuple(tasks),
         episodes=settings["episodes"],
