@@ -119,7 +119,7 @@ def main(cfg: Any) -> int:
             console.rule(f"{number}/{len(steps)} {step.title}", align="left")
             console.print(f"$ {step.command}", style="dim", soft_wrap=True, highlight=False, markup=False)
             seconds.append(run_step(step))
-            tracker.metrics({f"seconds/{step.title}": seconds[-1]}, step=number)
+            tracker.metrics({f"seconds/{number}_{step.words[0]}": seconds[-1]}, step=number)
     print_ending(console, steps, seconds, Path(settings["run_dir"]))
     return 0
 
