@@ -45,6 +45,7 @@ class CollectConfig:
         episodes: successful episodes per task; a larger number continues a smaller one.
         first: index of the first training scene of each task; another dataset of the same task starts elsewhere.
         noise: what is added to executed actions.
+        linger: control steps a demonstration goes on after its first success, to show how to stay there.
         formats: LeRobot versions; with more than one, each gets a sub-folder of its name.
         out: the dataset's folder.
         workers, pool: how many rollout actors, and how patient the pool is.
@@ -57,6 +58,7 @@ class CollectConfig:
     episodes: int = 100
     first: int = 0
     noise: NoiseConfig = NoiseConfig()
+    linger: int = 3
     formats: tuple[str, ...] = ("v3.0",)
     out: str = "runs/collect/dataset"
     workers: int | None = None
@@ -67,6 +69,8 @@ class CollectConfig:
             raise ConfigError(
                 f"episodes is {self.episodes} and first is {self.first}; expected at least 1 and 0 or more."
             )
+        if self.linger < 0:
+            raise ConfigError(f"linger is {self.linger}; give 0 or more control steps.")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"tasks is {list(self.tasks)}; name at least one task, each once.")
 
@@ -78,6 +82,7 @@ class CollectConfig:
             "tasks": list(self.tasks),
             "first": self.first,
             "noise": asdict(self.noise),
+            "linger": self.linger,
             "formats": list(self.formats),
         }
 
@@ -137,7 +142,8 @@ class CollectActor:
             make = worlds.make_expert
             if (client := self._client) is not None:
                 make = partial(Pilot, client=client, spec=spec, execute=self._config.execute)
-            return demonstrate(self._world, make, spec, self._config.noise, worlds.control_hz)
+            config = self._config
+            return demonstrate(self._world, make, spec, config.noise, worlds.control_hz, config.linger)
         except Exception as error:  # isolation boundary: one crashed attempt must not end the others
             log.exception("attempt %s of %s crashed", spec.episode_id, spec.task)
             self._world = None
@@ -309,6 +315,7 @@ def read_config(settings: Mapping[str, Any]) -> CollectConfig:
         episodes=settings["episodes"],
         first=settings["first"],
         noise=NoiseConfig(**settings["noise"]),
+        linger=settings["linger"],
         formats=tuple(settings["formats"]),
         out=settings["out"],
         workers=settings["workers"],

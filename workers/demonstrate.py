@@ -88,9 +88,12 @@ def demonstrate(
     spec: EpisodeSpec,
     noise: NoiseConfig,
     fps: int,
+    linger: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Demonstration:
-    """Let the expert try once.
+    """Let the expert try once; `linger` is how many control steps it goes on after its first success.
+
+    What it does there, settling at the goal, is what a policy that comes near must know; it must end in success, too.
 
     1. Reset the world and start a fresh expert.
     2. Run physics alone, writing down the state and the clean action of each step.
@@ -99,7 +102,8 @@ def demonstrate(
     """
     started = clock()
     world.reset(spec)
-    track = _run_physics(world, make_expert(world), noise, np.random.default_rng([NOISE_STREAM, spec.seed]))
+    generator = np.random.default_rng([NOISE_STREAM, spec.seed])
+    track = _run_physics(world, make_expert(world), noise, generator, linger)
     acted = clock()
     progress = world.progress()
     episode = _picture(world, spec, track, fps) if progress.success else None
@@ -119,9 +123,15 @@ def demonstrate(
     return Demonstration(result, episode)
 
 
-def _run_physics(world: World, expert: Expert, noise: NoiseConfig, generator: np.random.Generator) -> _Track:
-    track = _Track()
-    while not world.progress().success and world.steps < world.max_steps:
+def _run_physics(
+    world: World, expert: Expert, noise: NoiseConfig, generator: np.random.Generator, linger: int
+) -> _Track:
+    track, left = _Track(), linger
+    while world.steps < world.max_steps:
+        if world.progress().success:
+            if not left or not track.actions:
+                break
+            left -= 1
         action = np.asarray(expert.act(), np.float32)
         state = world.observe(BLIND).state
         assert state is not None
