@@ -1,6 +1,7 @@
 """What every test stands on: a prepared process, and a working directory of its own."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 from st4vla.platform.contracts import FrameAnnotation
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.machine import prepare_process
+from st4vla.platform.ray_token import ray_token_environment
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("ST4VLA_VULKAN", str(CHECKOUT / ".vulkan"))
 os.environ.setdefault("MPLBACKEND", "Agg")
 prepare_process()
+# Ray's core reads its token once and keeps it, so every Ray that this process starts or joins has the same one.
+HOME = tempfile.TemporaryDirectory(prefix="st4vla-tests-")
+os.environ["ST4VLA_HOME"] = HOME.name
+os.environ.update(ray_token_environment())
 
 PAINTS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 50)}
 
@@ -22,6 +28,12 @@ PAINTS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220), "
 def checkout() -> Path:
     """The repository's root."""
     return CHECKOUT
+
+
+@pytest.fixture
+def ray_token() -> Path:
+    """The token that every Ray of this test session asks for."""
+    return Path(HOME.name) / "ray_token"
 
 
 @pytest.fixture

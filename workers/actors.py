@@ -151,7 +151,8 @@ def start_inference(source: PolicySource, config: InferenceConfig, num_workers: 
         return []
     bucket = max(1, min(config.batch.max_batch, -(-num_workers // config.replicas)))
     batch = replace(config.batch, max_batch=bucket)
-    actor: Any = ray.remote(num_cpus=0, num_gpus=config.num_gpus, max_restarts=-1, max_concurrency=1000)(InferenceActor)
+    needs: dict[str, Any] = {"num_cpus": 0, "num_gpus": config.num_gpus, "max_restarts": -1, "max_concurrency": 1000}
+    actor: Any = ray.remote(**needs)(InferenceActor)
     return [actor.remote(source, batch) for _ in range(config.replicas)]
 
 

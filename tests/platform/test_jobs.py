@@ -1,6 +1,7 @@
 """Any command runs as a Ray job with its own log and exit code, and the local cluster leaves nothing behind."""
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,9 @@ def test_without_a_cluster_the_next_step_is_named(home: Path) -> None:
 
 
 @pytest.fixture
-def cluster(home: Path, workplace: Path) -> Iterator[local_cluster.ClusterRecord]:
+def cluster(home: Path, workplace: Path, ray_token: Path) -> Iterator[local_cluster.ClusterRecord]:
+    home.mkdir()
+    shutil.copy2(ray_token, home / "ray_token")
     record = local_cluster.start(num_cpus=1)
     yield record
     local_cluster.stop()

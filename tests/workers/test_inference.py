@@ -1,6 +1,7 @@
 """Facts about batching, without Ray and without a clock."""
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class Counting:
         return [ActionChunk(np.full((1, 7), number)) for number in numbers]
 
 
-def ask_all(policy, config, numbers):
+def ask_all(policy, config, numbers) -> list[Any]:
     async def gather():
         collector = BatchCollector(policy, config)
         return await asyncio.gather(*(collector.ask(request(number)) for number in numbers), return_exceptions=True)
@@ -81,7 +82,7 @@ def test_the_server_batches_what_its_policy_acts_on():
             self.sizes.append(len(observations))
             return [ActionChunk(np.full((1, 7), key[0])) for key in noise_keys]
 
-    echo = Echo()
+    echo: Any = Echo()
 
     async def drive():
         server = InferenceServer(lambda: echo, BatchConfig(max_batch=3, max_wait_ms=NEVER_MS))

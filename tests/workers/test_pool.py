@@ -31,7 +31,7 @@ def plan(variants: list[str]) -> list[EpisodeSpec]:
 def run_pool(specs, num_actors=2, config=None, inference=(), on_value=lambda pool, value: None):
     setup = WorkerSetup(PolicySource("random"), RolloutOptions(), "dot", "dot")
     retries: list[tuple[int, str]] = []
-    pool = Pool(
+    pool: Pool[EpisodeSpec] = Pool(
         rollout_actor_factory(setup, num_actors, inference),
         num_actors,
         config or PoolConfig(),
