@@ -10,7 +10,6 @@ from typing import Any
 
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.machine import process_environment
-from st4vla.platform.ray_token import ray_token_environment
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,6 @@ def connect(config: EngineConfig) -> Iterator[None]:
         return
     # Ray announces on every start that it uses tokens, which is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # Ray's own default writes a token for all of this user's Rays into ~/.ray.
-    os.environ.update(ray_token_environment())
     try:
         ray.init(**init_arguments(config))
     except (ConnectionError, RuntimeError) as error:
