@@ -20,7 +20,7 @@ demo: setup ## run the main job at small size: collect, ground, act, evaluate, t
 	$(ST4VLA) demo
 
 reproduce: setup ## run the main job at the size the README's table quotes (about an hour and a half)
-	$(ST4VLA) demo --size full
+	$(ST4VLA) demo --size full --out runs/reproduce
 
 test: setup ## run every test (up to 25 minutes on 2 cores)
 	$(PYTHON) -m pytest -q --timeout=$(SECONDS_PER_TEST) --durations=15
