@@ -5,7 +5,6 @@ Downloads count; what pip has cached on this machine counts as it is.
     python -m benchmarks.fresh_clone
 """
 
-import json
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.demo_success import record_success
 from benchmarks.results import ROOT, record
 
 COMMAND = "python -m benchmarks.fresh_clone"
@@ -28,7 +28,7 @@ def main() -> None:
         peak_gb = run_watched(["make", "demo"], clone)
         record("fresh clone to demo table", 2, round((time.monotonic() - started) / 60, 1), "min", "<= 20", COMMAND)
         record("demo peak memory", 2, round(peak_gb, 1), "GB", "<= 8", COMMAND)
-        record_success(clone / "runs" / "demo" / "eval" / "seen" / "results.json")
+        record_success(clone / "runs" / "demo" / "eval" / "seen" / "results.json", COMMAND)
 
 
 def run_watched(command: list[str], folder: Path) -> float:
@@ -49,15 +49,6 @@ def held(process: psutil.Process) -> int:
         return process.memory_full_info().pss
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
-
-
-def record_success(results: Path) -> None:
-    """Record what the demo's policy reached on seen objects."""
-    for group in json.loads(results.read_text())["groups"]:
-        if group["suite"] == "seen" and group["task"] in ("reach", "push"):
-            goal = ">= 70" if group["task"] == "reach" else "report"
-            per_cent = round(100 * group["success"]["value"], 1)
-            record(f"tiny after the demo: {group['task']} success", 2, per_cent, "%", goal, COMMAND)
 
 
 if __name__ == "__main__":
