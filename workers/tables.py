@@ -25,7 +25,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
         table.add_column(name)
     for name in numbers:
         # Wide enough for "100 % [100, 100]": names may wrap, numbers may not.
-        width = 16 if name in ("success", "expert's success", "drop", "recovery") else None
+        width = 16 if name in ("success", "success", "drop", "recovery") else None
         table.add_column(name, justify="right", no_wrap=True, min_width=width)
     return table
 
@@ -84,7 +84,7 @@ def print_evaluation(done: Any) -> None:
 def print_collection(done: Any) -> None:
     """Print what was collected and how to look at it."""
     console = Console()
-    table = _table("collected", ("task",), ("expert's success", "attempts"))
+    table = _table("collected", ("task",), ("success", "attempts"))
     for task, rate in done.experts.items():
         table.add_row(task, str(rate), str(rate.total))
     console.print(table)
