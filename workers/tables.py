@@ -25,7 +25,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
         table.add_column(name)
     for name in numbers:
         # Wide enough for "100 % [100, 100]": names may wrap, numbers may not.
-        width = 16 if name in ("success", "success", "drop", "recovery") else None
+        width = 16 if name in ("success", "drop", "recovery") else None
         table.add_column(name, justify="right", no_wrap=True, min_width=width)
     return table
 
