@@ -9,6 +9,7 @@ from st4vla.platform.contracts import ActionChunk, EpisodeSpec, Observation, Pol
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.machine import prepare_process
 from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus
+from st4vla.workers.demonstrate import BLIND
 from st4vla.workers.inference import ActorClient, BatchConfig, InferenceServer, LocalClient, PolicyClient
 from st4vla.workers.policies import PolicySource
 from st4vla.workers.rollout import Rollout, RolloutOptions, RolloutWorker, World
@@ -51,7 +52,7 @@ class ExpertClient:
     @property
     def spec(self) -> PolicySpec:
         """No cameras, so that nothing is rendered for it."""
-        return PolicySpec((), 128, 7, 7, 1, 5.0, "tabletop_panda")
+        return BLIND
 
     def reset(self, session_id: str) -> None:
         """Start a fresh expert on the world as it is now."""

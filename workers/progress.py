@@ -4,21 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def counting_bar() -> Any:
+    """Make a bar on the error stream that counts, and shows what a task's field `rate` says."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
 class EpisodeProgress:
     """A progress bar that also says episodes per second and the success rate so far."""
 
     def __init__(self, title: str, total: int, done: Sequence[Mapping[str, Any]] = ()):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._bar = counting_bar()
         self._finished = len(done)
         self._won = sum(bool(row["success"]) for row in done)
         self._task = self._bar.add_task(title, total=total, completed=len(done), rate=self._rate(0.0))

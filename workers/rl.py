@@ -23,6 +23,7 @@ from st4vla.platform.policy.folder import Lineage, replace_folder
 from st4vla.platform.policy.state_policy import load_state_policy, save_state_policy
 from st4vla.platform.tracking import Tracker, TrackingConfig
 from st4vla.workers.intervals import Rate, wilson
+from st4vla.workers.progress import counting_bar
 from st4vla.workers.rl_algorithm import Iteration, PpoConfig, build_algorithm, cpu_seconds
 
 log = logging.getLogger(__name__)
@@ -227,17 +228,7 @@ class LearningProgress:
     """A progress bar over control steps that also says the share of solved episodes and the speed."""
 
     def __init__(self, config: RlConfig, standing: Standing):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._bar = counting_bar()
         self._task = self._bar.add_task(f"rl {config.env.task}", total=config.steps, completed=standing.steps, rate="")
 
     def show(self, standing: Standing) -> None:
