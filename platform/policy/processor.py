@@ -85,7 +85,7 @@ class Processor:
     def encode_observations(self, observations: Sequence[Observation]) -> Batch:
         """Batch what robots see now; their own statistics key is the policy's."""
         key = self.config.statistics_key
-        return self._encode_seen([(o.images, o.state, o.instruction, key) for o in observations])
+        return self._encode_seen([(o.images, o.state, o.instruction, key) for o in observations], acting=True)
 
     def encode_grounding(self, samples: Sequence[GroundingSample]) -> Batch:
         """Batch questions with their answers, and dense labels where the config has the dense loss."""
@@ -144,9 +144,12 @@ class Processor:
             image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
-    def _encode_seen(self, seen: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray | None, str, str]]) -> Batch:
+    def _encode_seen(
+        self, seen: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray | None, str, str]], acting: bool = False
+    ) -> Batch:
         views = len(self.config.planner_cameras)
-        prompts = [action_prompt(said(words), self.config.prompt, self.config.semantics) for _, _, words, _ in seen]
+        prompt, semantics = self.config.prompt, self.config.semantics
+        prompts = [action_prompt(said(words), prompt, semantics, acting) for _, _, words, _ in seen]
         batch = pad_left([self._turn(prompt, views) for prompt in prompts], self.token_ids["pad"])
         batch["images"] = torch.from_numpy(np.stack([self._views(images) for images, *_ in seen]))
         if self.config.state_dim:
