@@ -22,11 +22,11 @@ def without_weights() -> Iterator[None]:
     """
     register = nn.Module.register_parameter
 
-    def register_hollow(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    def register_hollow(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         # A parameter that is hollow already is kept as it is, or tied weights would come apart.
         if param is not None and not param.is_meta:
             param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-        register(module, name, param)
+        register(self, name, param)
 
     with BUILDING:
         nn.Module.register_parameter = register_hollow
