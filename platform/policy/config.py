@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from st4vla.platform.contracts import ActionForm, PolicySpec, StateForm
+from st4vla.platform.contracts import ActionForm, PolicySpec, RotationForm, StateForm
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.settings import build_config, plain, require, require_positive
 
@@ -227,6 +227,7 @@ class PolicyConfig:
     semantics: SemanticsConfig = SemanticsConfig()
     action_form: ActionForm = "delta_end_effector"
     state_form: StateForm = "proprioception"
+    rotation_form: RotationForm = "rotation_vector"
     spatial_token: bool = False
     kind: Literal["st4vla"] = "st4vla"
 
@@ -286,6 +287,7 @@ class PolicyConfig:
             statistics_key=self.statistics_key,
             action_form=self.action_form,
             state_form=self.state_form,
+            rotation_form=self.rotation_form,
         )
 
     @classmethod

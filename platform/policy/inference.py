@@ -7,7 +7,7 @@ accelerator rows run in buckets of fixed size.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,12 +32,14 @@ class InferenceConfig:
     """How a policy is run; None leaves it to the checkpoint.
 
     Attributes:
+        statistics_key: the embodiment to act for, of those that the checkpoint has statistics of.
         plan_period_s: a session's plan is used again until it is this old; 0 makes a new one for every look.
         buckets: batch sizes on an accelerator, ascending; smaller batches are filled up.
     """
 
     ddim_steps: int | None = None
     guidance: float | None = None
+    statistics_key: str | None = None
     plan_period_s: float = 0.0
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 
@@ -72,6 +74,9 @@ class St4vlaPolicy:
 
     Args:
         clock: seconds, for the age of plans.
+
+    Raises:
+        PolicyError: there are no statistics of the embodiment to act for.
     """
 
     def __init__(
@@ -86,11 +91,11 @@ class St4vlaPolicy:
         self.config = config
         self.clock = clock
         self.device = next(model.parameters()).device
+        own = model.config.spec
+        self.spec: PolicySpec = replace(own, statistics_key=config.statistics_key or own.statistics_key)
+        if config.statistics_key:
+            processor.normalizer(config.statistics_key)
         self._plans: dict[str, Plan] = {}
-
-    @property
-    def spec(self) -> PolicySpec:
-        return self.model.config.spec
 
     def reset(self, session_id: str) -> None:
         """Forget the session's plan."""
@@ -172,7 +177,8 @@ class St4vlaPolicy:
     def _see(self, observations: Sequence[Observation]) -> Batch:
         """Put the views, and the state where there is one, on the device; filled up to a bucket."""
         fill = self._bucket(len(observations)) - len(observations)
-        return self._to_device(self.processor.encode_views([*observations, *[observations[-1]] * fill]))
+        rows = [*observations, *[observations[-1]] * fill]
+        return self._to_device(self.processor.encode_views(rows, self.spec.statistics_key))
 
     def _plans_for(
         self, observations: Sequence[Observation], sessions: Sequence[str], seen: Batch, now: float

@@ -94,9 +94,13 @@ class Processor:
         prompts = [action_prompt(said(words), self.config.prompt, self.config.semantics) for words in instructions]
         return pad_left([self._turn(prompt, views) for prompt in prompts], self.token_ids["pad"])
 
-    def encode_views(self, observations: Sequence[Observation]) -> Batch:
-        """Batch what robots see now, without the words: images and, where the policy has one, the state."""
-        key = self.config.statistics_key
+    def encode_views(self, observations: Sequence[Observation], statistics_key: str = "") -> Batch:
+        """Batch what robots see now, without the words: images and, where the policy has one, the state.
+
+        Args:
+            statistics_key: the embodiment that scales the states; the policy's own unless given.
+        """
+        key = statistics_key or self.config.statistics_key
         return self._encode_views([(o.images, o.state, o.instruction, key) for o in observations])
 
     def encode_grounding(self, samples: Sequence[GroundingSample]) -> Batch:
