@@ -305,6 +305,7 @@ class PolicyConfig:
             statistics_key=self.statistics_key,
             action_form=self.action_form,
             state_form=self.state_form,
+            rotation_form="euler_xyz" if self.semantics.rotation == "euler" else "rotation_vector",
         )
 
     @classmethod
