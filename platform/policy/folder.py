@@ -140,11 +140,16 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path, fresh: S
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not is_finite(tensor)]
     if broken:
         raise CheckpointError(
             f"{len(broken)} tensors of {where} hold NaN or infinity, first {broken[0]}; use an earlier checkpoint."
         )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite: the extremes would be, and finding them takes no memory."""
+    return not tensor.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor.detach()))
 
 
 def existing(path: Path) -> Path:

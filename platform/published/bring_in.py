@@ -62,6 +62,21 @@ class ImportConfig:
             raise ConfigError(f"dtype is {self.dtype!r}; use float32, bfloat16, float16, or leave it out.")
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint that fits, ready to be written.
+
+    Attributes:
+        notes: where it came from, for the lineage.
+        origin: what the way back needs beside the weights.
+    """
+
+    processor: Processor
+    fitted: Fitted
+    notes: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
 def bring_in(source: str, out: str | Path, options: ImportConfig | None = None) -> Path:
     """Import a published run (a folder, a .pt in it, hf:REPO) or a plain Qwen-VL folder; give our folder.
 
@@ -70,8 +85,12 @@ def bring_in(source: str, out: str | Path, options: ImportConfig | None = None) 
         ConfigError: a setting of `options` is out of range.
     """
     options = options or ImportConfig()
-    if is_planner(source):
-        return bring_in_planner(source, Path(out), options)
+    prepared = prepare_planner(source, options) if is_planner(source) else prepare_run(source, options)
+    return save(Path(out), prepared, options)
+
+
+def prepare_run(source: str, options: ImportConfig) -> Prepared:
+    """Find the place of everything in a published run; its weights stay on the disk until they are written."""
     run = open_run(source, options.weights)
     embodiment = choose_embodiment(run.statistics, options.embodiment)
     statistics = to_statistics(run.statistics, str(run.weights.parent.parent))
@@ -84,12 +103,12 @@ def bring_in(source: str, out: str | Path, options: ImportConfig | None = None) 
     processor = Processor(config, base.tokenizer, statistics)
     fitted = fit_published(config, processor, theirs, str(run.weights))
     notes = {"source": run.source, "weights": run.weights.name, "step": run.step, "base_vlm": base.name}
-    origin = {"kind": "run", "config": run.config, "statistics": run.statistics, "weights": run.weights.name}
-    return save(Path(out), processor, fitted, notes | {"base_vlm_was": told}, origin, options)
+    origin = {"config": run.config, "statistics": run.statistics, "weights": run.weights.name}
+    return Prepared(processor, fitted, notes | {"base_vlm_was": told}, origin)
 
 
-def bring_in_planner(source: str, out: Path, options: ImportConfig) -> Path:
-    """Import a plain Qwen-VL checkpoint as a product of stage 1: a planner whose action side is still to be trained."""
+def prepare_planner(source: str, options: ImportConfig) -> Prepared:
+    """Find the place of a plain Qwen-VL model's weights: a product of stage 1, whose action side is to be trained."""
     folder = Path(source)
     if source.startswith(HUB):
         patterns = (*SMALL_FILES, "*.safetensors", "*.safetensors.index.json")
@@ -99,8 +118,7 @@ def bring_in_planner(source: str, out: Path, options: ImportConfig) -> Path:
     config = with_output_layer(planner_policy(base, options), theirs, "")
     processor = Processor(config, base.tokenizer)
     fitted = fit_published(config, processor, theirs, str(folder), prefix="", parts=("planner",))
-    origin = {"kind": "planner", "config": base.values}
-    return save(out, processor, fitted, {"source": source, "base_vlm": base.name}, origin, options)
+    return Prepared(processor, fitted, {"source": source, "base_vlm": base.name}, {"config": base.values})
 
 
 def is_planner(source: str) -> bool:
@@ -128,18 +146,12 @@ def check_width(config: PolicyConfig, statistics: EmbodimentStatistics) -> None:
         )
 
 
-def save(
-    out: Path,
-    processor: Processor,
-    fitted: Fitted,
-    notes: Mapping[str, Any],
-    origin: Mapping[str, Any],
-    options: ImportConfig,
-) -> Path:
-    """Write the folder; `origin` is what the way back needs beside the weights."""
+def save(out: Path, prepared: Prepared, options: ImportConfig) -> Path:
+    """Write the folder."""
+    processor, fitted = prepared.processor, prepared.fitted
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    tensors = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in fitted.ours.items()}
-    kept = {**origin, "planner_names": fitted.generation, "output_layer": fitted.tied}
+    tensors = {name: narrow(tensor, dtype).contiguous() for name, tensor in fitted.ours.items()}
+    kept = {**prepared.origin, "planner_names": fitted.generation, "output_layer": fitted.tied}
 
     def write(target: Path) -> None:
         processor.tokenizer.save_pretrained(target)
@@ -148,10 +160,15 @@ def save(
         if fitted.unused:
             save_file({name: t.contiguous() for name, t in fitted.unused.items()}, target / UNUSED_WEIGHTS)
 
-    lineage = Lineage(parent=str(notes["source"]), notes={"imported": {**notes, **fitted.account()}})
+    source = str(prepared.notes["source"])
+    lineage = Lineage(parent=source, notes={"imported": {**prepared.notes, **fitted.account()}})
     folder = save_folder(out, processor.config.to_yaml(), tensors, lineage, write)
-    logger.info("%s tensors of %s are in %s", fitted.count, notes["source"], folder)
+    logger.info("%s tensors of %s are in %s", fitted.count, source, folder)
     return folder
+
+
+def narrow(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
 
 def read_shards(folder: Path) -> dict[str, Tensor]:

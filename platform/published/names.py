@@ -127,10 +127,10 @@ def joined_shape(parts: Sequence[Tensor]) -> list[int]:
 
 
 def to_ours(found: Sequence[Link], own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give our tensors; those that are not split share the published ones' memory."""
+    """Give our tensors; they share the published ones' memory."""
     ours: dict[str, Tensor] = {}
     for link in found:
         sizes = [own[name].shape[0] for name in link.ours] if len(link.ours) > 1 else None
         parts = [theirs[link.theirs]] if sizes is None else theirs[link.theirs].split(sizes)
-        ours |= {name: part.contiguous() for name, part in zip(link.ours, parts, strict=True)}
+        ours |= dict(zip(link.ours, parts, strict=True))
     return ours
