@@ -58,8 +58,8 @@ def read_act(body: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ActForm:
     state = entries.get("state")
     state = None if state is None else plain_numbers(state, "state", 1)
     stamp = dict(entries.get(KEY) or {}) if isinstance(entries.get(KEY) or {}, dict) else entries[KEY]
-    if isinstance(stamp, dict) and "prefix" in stamp:
-        stamp["prefix"] = plain_numbers(stamp["prefix"], f"{KEY}.prefix", 2)
+    if isinstance(stamp, dict) and "remaining" in stamp:
+        stamp["remaining"] = plain_numbers(stamp["remaining"], f"{KEY}.remaining", 2)
     return ActForm(
         decoded, state, read_text(entries.get("instruction", ""), "instruction", limits), RequestStamp.read(stamp)
     )

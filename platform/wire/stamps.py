@@ -1,6 +1,6 @@
 """What we add to an openpi message under the key "st4vla"; a message without it is plain openpi.
 
-    request   robot, session, sequence, deadline_ms, delay_steps, executed_steps, spatial, recording [, prefix]
+    request   robot, session, sequence, deadline_ms, delay_steps, executed_steps, spatial, recording, remaining, end, success
     reply     session, sequence, plan_age_ms, model_version, timing_ms, interventions [, spatial]
     metadata  protocol, model_version, actions, cameras, image_size, state_dim, ...  (sent once, by the server, first)
     refusal   {"error": {"kind", "field", "message"}} in the place of a reply
@@ -38,9 +38,12 @@ class RequestStamp:
         delay_steps: control steps the robot expects to execute before the answer arrives: they are frozen.
         executed_steps: actions of the last chunk of this session that were executed when this frame was taken.
         spatial: whether the reply shall say what System 2 grounded.
-        recording: whether the session may be recorded.
-        prefix: float32 [delay_steps, A], the actions that will be executed meanwhile, in physical units; None takes
-            them from the last chunk that this server sent in the session.
+        recording: whether the session may be recorded; None says nothing, and the server's own setting holds.
+        remaining: float32 [K,A], the rows of the chunk being executed from this frame's on, in physical units; None
+            takes them from the last chunk that this server sent in the session.
+        end: "episode" or "session" says that it is over; such a message needs no observation and is answered without
+            actions.
+        success: what the robot says of the episode that ended; None if nothing.
     """
 
     robot: str = ""
@@ -50,11 +53,13 @@ class RequestStamp:
     delay_steps: int = 0
     executed_steps: int = 0
     spatial: bool = False
-    recording: bool = False
-    prefix: np.ndarray | None = None
+    recording: bool | None = None
+    remaining: np.ndarray | None = None
+    end: str = ""
+    success: bool | None = None
 
     def as_plain(self) -> dict[str, Any]:
-        """Give the form that goes under the key "st4vla"; an absent prefix is left out."""
+        """Give the form that goes under the key "st4vla"; what is None is left out."""
         entries = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: value for name, value in entries.items() if value is not None}
 
@@ -71,7 +76,9 @@ class RequestStamp:
         for name in entries:
             if name not in known:
                 raise WireError("invalid", f"{KEY}.{str(name)[:40]}", f"Unknown; expected {', '.join(known)}.")
-        return cls(**{name: READERS[name](entries[name], f"{KEY}.{name}") for name in entries})
+        return cls(
+            **{name: READERS[name](value, f"{KEY}.{name}") for name, value in entries.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,12 @@ def _truth(value: Any, path: str) -> bool:
     raise WireError("invalid", path, "Expected true or false.")
 
 
+def _end(value: Any, path: str) -> str:
+    if value in ("", "episode", "session"):
+        return value
+    raise WireError("invalid", path, 'Expected "episode" or "session".')
+
+
 def _rows(value: Any, path: str) -> np.ndarray:
     rows = np.asarray(value) if isinstance(value, np.ndarray) else None
     if rows is not None and rows.ndim == 2 and rows.dtype.kind in "iuf" and np.isfinite(rows).all():
@@ -243,5 +256,7 @@ READERS = {
     "executed_steps": _count,
     "spatial": _truth,
     "recording": _truth,
-    "prefix": _rows,
+    "remaining": _rows,
+    "end": _end,
+    "success": _truth,
 }

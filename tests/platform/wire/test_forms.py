@@ -83,9 +83,9 @@ def act_body(**changes: object) -> bytes:
 
 
 def test_a_json_request_is_read() -> None:
-    form = json_form.read_act(act_body(st4vla={"robot": "arm-1", "deadline_ms": 100, "prefix": [[0.0] * 7]}))
+    form = json_form.read_act(act_body(st4vla={"robot": "arm-1", "deadline_ms": 100, "remaining": [[0.0] * 7]}))
     assert np.array_equal(form.images["cam"], IMAGE) and form.state is not None and form.state.shape == (7,)
-    assert form.stamp.robot == "arm-1" and form.stamp.prefix is not None and form.stamp.prefix.shape == (1, 7)
+    assert form.stamp.robot == "arm-1" and form.stamp.remaining is not None and form.stamp.remaining.shape == (1, 7)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_a_request_stamp_comes_back() -> None:
     assert RequestStamp.read(openpi.unpack(openpi.pack({KEY: stamp.as_plain()}))[KEY]) == stamp
 
 
-def test_a_prefix_comes_back_as_rows() -> None:
-    stamp = RequestStamp(prefix=np.ones((2, 7), np.float32))
+def test_a_remaining_comes_back_as_rows() -> None:
+    stamp = RequestStamp(remaining=np.ones((2, 7), np.float32))
     back = RequestStamp.read(openpi.unpack(openpi.pack({KEY: stamp.as_plain()}))[KEY])
-    assert back.prefix is not None and np.array_equal(back.prefix, np.ones((2, 7)))
+    assert back.remaining is not None and np.array_equal(back.remaining, np.ones((2, 7)))
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_prefix_comes_back_as_rows() -> None:
         {"deadline_ms": float("nan")},
         {"deadline_ms": -1},
         {"spatial": 1},
-        {"prefix": [[1.0]]},
-        {"prefix": np.full((1, 7), np.nan)},
+        {"remaining": [[1.0]]},
+        {"remaining": np.full((1, 7), np.nan)},
         {"unknown": 1},
     ],
     ids=repr,
