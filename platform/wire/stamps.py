@@ -1,6 +1,7 @@
 """What we add to an openpi message under the key "st4vla"; a message without it is plain openpi.
 
-    request   robot, session, sequence, deadline_ms, delay_steps, executed_steps, spatial, recording, remaining, end, success
+    request   robot, session, sequence, deadline_ms, delay_steps, executed_steps, spatial, recording, remaining,
+              end, success
     reply     session, sequence, plan_age_ms, model_version, timing_ms, interventions [, spatial]
     metadata  protocol, model_version, actions, cameras, image_size, state_dim, ...  (sent once, by the server, first)
     refusal   {"error": {"kind", "field", "message"}} in the place of a reply
