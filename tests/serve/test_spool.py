@@ -13,9 +13,7 @@ from st4vla.serve.spool import Record, SpoolFile, read_spool
 
 
 def record(number: int) -> Record:
-    return Record(
-        {"number": number}, {"image": np.full((2, 3, 3), number, np.uint8), "state": np.ones(2, np.float32)}
-    )
+    return Record({"number": number}, {"image": np.full((2, 3, 3), number, np.uint8), "state": np.ones(2, np.float32)})
 
 
 @pytest.fixture
@@ -52,9 +50,7 @@ def test_a_damaged_record_ends_the_reading(file: SpoolFile) -> None:
     assert [one.facts["number"] for one in read_spool(file.path)] == [0, 1]
 
 
-def test_a_full_disk_is_named_and_leaves_the_earlier_records(
-    file: SpoolFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_named_and_leaves_the_earlier_records(file: SpoolFile, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(descriptor: int, pieces: list[memoryview]) -> int:
         os.write(descriptor, pieces[0])
         raise OSError(errno.ENOSPC, "No space left on device")
