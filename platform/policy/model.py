@@ -10,7 +10,7 @@ other than the last, which both papers' default does not read either. Added, and
 and the place the plan points at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.policy.denoiser import Denoiser
 from st4vla.platform.policy.dense import PLACE, DenseHead, place_of_peak
-from st4vla.platform.policy.diffusion import noise_loss, sample_ddim
+from st4vla.platform.policy.diffusion import Guide, noise_loss, sample_ddim
 from st4vla.platform.policy.planner import Planner
 from st4vla.platform.policy.query import QueryTransformer, ScaleGradient
 from st4vla.platform.policy.vision import FrameEncoder
@@ -110,7 +110,12 @@ class St4vlaModel(nn.Module):
         return {"loss": total, **losses}
 
     def sample(
-        self, condition: Tensor, noise: Tensor, steps: int | None = None, guidance: float | None = None
+        self,
+        condition: Tensor,
+        noise: Tensor,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guides: Sequence[Guide | None] = (),
     ) -> Tensor:
         """System 1's last part: denoise `noise` [B,T,A] into normalised actions; config values unless given."""
         expert = self.config.expert
@@ -121,6 +126,7 @@ class St4vlaModel(nn.Module):
             steps or expert.ddim_steps,
             expert.diffusion_steps,
             expert.guidance if guidance is None else guidance,
+            guides,
         )
 
 
