@@ -144,15 +144,15 @@ def _models(looks: Sequence[Record]) -> tuple[list[str], np.ndarray]:
 
 
 def _interventions(looks: Sequence[Record], steps: Sequence[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Count what changed each executed row, and note the first of them; one without a row is the chunk's first's."""
+    """Count what changed each executed row, and note it; what is about no row counts for the chunk's first."""
     counts, noted = np.zeros(sum(steps), np.int64), []
     starts = np.cumsum([0, *steps])
     for look, start, executed in zip(looks, starts, steps, strict=False):
         for change in look.facts["interventions"]:
-            row = int(change.get("row") or 0)
-            if row < executed:
-                counts[start + row] += 1
-                noted.append({**change, "step": int(start) + row})
+            first, last = change.get("rows") or (0, 0)
+            if first < executed:
+                counts[start + first : start + min(last + 1, executed)] += 1
+                noted.append({**change, "step": int(start) + first})
     return counts, noted[:MAX_NOTED]
 
 

@@ -79,17 +79,18 @@ def test_the_model_version_of_every_row_is_kept_over_an_update(tapes: Tapes, mak
 
 
 def test_interventions_are_counted_at_the_row_they_changed(tapes: Tapes, make_served: MakeServed) -> None:
-    changes = [{"kind": "velocity", "row": 1}, {"kind": "box", "row": 1}, {"kind": "jerk", "row": 3}]
+    changes = [
+        {"kind": "clamped", "limit": "velocity", "rows": [1, 3]},
+        {"kind": "clamped", "limit": "range", "rows": None},
+        {"kind": "clamped", "limit": "jerk", "rows": [2, 3]},
+    ]
     tapes.take(make_served(0))
     tapes.take(make_served(1, interventions=changes))
     tapes.take(make_served(2))
     tapes.end_all("closed")
     made = episode(tapes)
-    assert made.columns["interventions"].tolist() == [0, 0, 0, 2, 0]
-    assert made.facts["interventions"] == [
-        {"kind": "velocity", "row": 1, "step": 3},
-        {"kind": "box", "row": 1, "step": 3},
-    ]
+    assert made.columns["interventions"].tolist() == [0, 0, 1, 1, 0]
+    assert made.facts["interventions"] == [{**changes[0], "step": 3}, {**changes[1], "step": 2}]
 
 
 def test_a_new_instruction_begins_a_new_episode_and_the_old_chunk_keeps_its_steps(
