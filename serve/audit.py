@@ -2,11 +2,13 @@
 
 One JSON object a line, appended and never rewritten, in `FOLDER/audit.jsonl`; when that is full it becomes
 `audit-TIME.jsonl`, and the oldest are deleted once there are more than `keep` of them. A key appears by its id, never
-itself. Lines are written by a thread of their own. A flood that it cannot keep up with, or a disk that refuses, costs
-lines but never an answer, and the log says how many.
+itself. Several processes may write the same log: a line goes out in one write of an appending file. Lines are written
+by a thread of their own. A flood that it cannot keep up with, or a disk that refuses, costs lines but never an answer,
+and the log says how many.
 """
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -24,6 +26,7 @@ from st4vla.serve.events import Admin, Ended, Event, Opened, Refused, Stopped, T
 log = logging.getLogger(__name__)
 NAMES = {Opened: "opened", Ended: "ended", Refused: "refused", Stopped: "stop", Admin: "admin", Trouble: "trouble"}
 LONGEST_TEXT = 500
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,13 @@ class AuditConfig:
     """Where the audit log lies and how large it may become.
 
     Attributes:
-        folder: its folder; each process that writes there needs its own `name`.
-        name: of the files, before ".jsonl".
+        folder: its folder, which all serving processes of a machine share.
         file_mb: when a file is full.
         keep: full files kept beside the one that is written.
         max_waiting: lines that may wait for the disk.
     """
 
     folder: str = "runs/serve/audit"
-    name: str = "audit"
     file_mb: int = 16
     keep: int = 8
     max_waiting: int = 10_000
@@ -56,7 +57,7 @@ class AuditLog:
 
     def __init__(self, config: AuditConfig = AuditConfig()) -> None:
         self.config = config
-        self.path = Path(config.folder) / f"{config.name}.jsonl"
+        self.path = Path(config.folder) / "audit.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lost = 0
         self._lines: queue.Queue[str | None] = queue.Queue(config.max_waiting)
@@ -92,25 +93,38 @@ class AuditLog:
 
     def _write(self, line: str) -> None:
         content = line.encode() + b"\n"
-        if (size := os.fstat(self._file).st_size) + len(content) > self.config.file_mb * 2**20:
-            self._rotate()
-            size = 0
+        self._follow()
+        if os.fstat(self._file).st_size + len(content) > self.config.file_mb * MIB:
+            self._rotate(len(content))
+        size = os.fstat(self._file).st_size
         if os.write(self._file, content) < len(content):
             os.ftruncate(self._file, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _rotate(self) -> None:
-        """Set the full file aside and delete the oldest beyond `keep`."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        os.replace(self.path, self.path.with_name(f"{self.config.name}-{stamp}.jsonl"))
-        for old in self.files()[: -self.config.keep]:
-            old.unlink(missing_ok=True)
-        full, self._file = self._file, self._open()
-        os.close(full)
+    def _follow(self) -> None:
+        """Go on in the file that now bears the name, if another process has set the old one aside."""
+        try:
+            is_ours = os.fstat(self._file).st_ino == os.stat(self.path).st_ino
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:
+            old, self._file = self._file, self._open()
+            os.close(old)
+
+    def _rotate(self, coming: int) -> None:
+        """Set the full file aside, unless another process just did, and delete the oldest beyond `keep`."""
+        with self.path.with_suffix(".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.path.exists() and self.path.stat().st_size + coming > self.config.file_mb * MIB:
+                stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+                os.replace(self.path, self.path.with_name(f"audit-{stamp}.jsonl"))
+                for old in self.files()[: -self.config.keep]:
+                    old.unlink(missing_ok=True)
+        self._follow()
 
     def files(self) -> list[Path]:
         """List the full files, oldest first."""
-        return sorted(self.path.parent.glob(f"{self.config.name}-*.jsonl"))
+        return sorted(self.path.parent.glob("audit-*.jsonl"))
 
     def _open(self) -> int:
         # Readable by the owner alone: it says who works where and when.

@@ -1,8 +1,8 @@
 """Bring together what all replicas say of their robots: one page, one metrics target, whichever replica is asked.
 
-Each replica posts a `Post` about once a second to the one `Board` of the application; a replica that has been silent
-for `forget_s` is left out. A robot that moved from one replica to another is shown as the one that saw it last tells,
-with its counts added up.
+Each replica posts a `Report` about once a second to the one `Board` of the application; a replica that has been silent
+for ten seconds is left out. A robot that moved from one replica to another is shown as the one that saw it last tells,
+with its counts added up. Pictures cost the replicas time, so they are asked for only while somebody looks.
 """
 
 import threading
@@ -14,53 +14,54 @@ from typing import Any
 from st4vla.serve.metrics import Family, exposition
 
 FORGET_S = 10.0
+LOOKS_LAST_S = 15.0
 SUMS = ("requests", "interventions", "refusals", "episodes")
 
 
 @dataclass(frozen=True)
-class Post:
+class Report:
     """What one replica says of itself.
 
     Attributes:
         replica: its name.
         fleet: `FleetView.snapshot`.
-        families: `FleetMetrics.families`.
+        families: `FleetMetrics.families`, None to leave those of the last report.
         pictures: the robots' last frames that are new since the last post, (time, JPEG).
-        facts: further facts, e.g. what the recorder does or the queue's length.
+        facts: further facts, e.g. how many requests wait.
+        deployment: what is deployed, e.g. {"canary_share": 0.1}.
     """
 
     replica: str
     fleet: Mapping[str, Any]
-    families: Sequence[Family] = ()
+    families: Sequence[Family] | None = None
     pictures: Mapping[str, tuple[float, bytes]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    deployment: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Board:
-    """Holds the newest post of each replica; safe from several threads.
+    """Holds the newest report of each replica; safe from several threads. `clock` gives seconds, monotonic."""
 
-    Args:
-        facts: what the deployment says of itself, e.g. {"canary_share": 0.1}.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, facts: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
-        self._posts: dict[str, tuple[float, Post]] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock, self._looked_at = clock, threading.Lock(), -LOOKS_LAST_S
+        self._families: dict[str, Sequence[Family]] = {}
+        self._posts: dict[str, tuple[float, Report]] = {}
         self._pictures: dict[str, tuple[float, bytes]] = {}
-        self.facts = dict(facts or {})
 
-    def post(self, post: Post) -> None:
-        """Take a replica's newest words."""
+    def post(self, post: Report) -> bool:
+        """Take a replica's newest words; say whether anybody wants to see pictures."""
         with self._lock:
             self._posts[post.replica] = (self._clock(), post)
             for robot, picture in post.pictures.items():
                 if picture[0] >= self._pictures.get(robot, (0.0, b""))[0]:
                     self._pictures[robot] = picture
+            if post.families is not None:
+                self._families[post.replica] = post.families
+            return self._clock() - self._looked_at < LOOKS_LAST_S
 
     def fleet(self) -> dict[str, Any]:
-        """Give what `/v1/fleet` answers."""
-        posts = self._newest()
+        """Give what `/v1/robots` answers."""
+        posts, self._looked_at = self._newest(), self._clock()
         robots = _merge_robots([(post.replica, robot) for post in posts for robot in post.fleet["robots"]])
         with self._lock:
             self._pictures = {name: kept for name, kept in self._pictures.items() if name in robots}
@@ -73,7 +74,7 @@ class Board:
                 :20
             ],
             "replicas": [{"replica": post.replica, **post.facts} for post in posts],
-            "deployment": self.facts,
+            "deployment": dict(posts[-1].deployment) if posts else {},
         }
 
     def picture(self, robot: str) -> bytes | None:
@@ -84,13 +85,14 @@ class Board:
 
     def metrics(self) -> bytes:
         """Give what `/metrics` answers."""
-        return exposition({post.replica: post.families for post in self._newest()})
+        return exposition({post.replica: self._families.get(post.replica, ()) for post in self._newest()})
 
-    def _newest(self) -> list[Post]:
+    def _newest(self) -> list[Report]:
         now = self._clock()
         with self._lock:
             self._posts = {name: kept for name, kept in self._posts.items() if now - kept[0] <= FORGET_S}
-            return [post for _, post in self._posts.values()]
+            self._families = {name: kept for name, kept in self._families.items() if name in self._posts}
+            return [post for _, post in sorted(self._posts.values(), key=lambda kept: kept[0])]
 
 
 def _merge_robots(told: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -46,6 +46,18 @@ def test_the_log_is_rotated_and_only_so_many_files_are_kept(tmp_path: Path) -> N
     assert lines(written.path)[-1]["address"] == "9999" and written.lost == 0
 
 
+def test_processes_that_share_a_log_follow_each_other_over_a_rotation(tmp_path: Path) -> None:
+    logs = [AuditLog(AuditConfig(str(tmp_path), file_mb=1, keep=50)) for _ in range(3)]
+    for number in range(3000):
+        for written in logs:
+            written(Refused("unauthorized", reason="x" * 480, address=str(number)))
+    for written in logs:
+        written.close()
+    files = [*logs[0].files(), logs[0].path]
+    assert sum(len(lines(path)) for path in files) == 9000 and len(files) >= 5
+    assert all(path.stat().st_size <= 1.01 * 2**20 for path in files)
+
+
 def test_long_and_odd_texts_from_outside_are_one_bounded_line(written: AuditLog) -> None:
     written(Refused("invalid", reason="a\nb" * 10_000, robot='"}\n<script>'))
     written(Admin("set", {"value": "y" * 100_000}))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from st4vla.serve.board import Board, Post
+from st4vla.serve.board import Board, Report
 from st4vla.serve.events import Ended, Opened, Refused, Served, Stopped, Trouble
 from st4vla.serve.fleet import FleetConfig, FleetView
 
@@ -71,10 +71,10 @@ def test_replicas_are_joined_and_the_newest_words_count(make_served: MakeServed)
     for number in range(3):
         new(make_served(number, model_version="8", canary=True))
     new(make_served(0, robot="arm-2", at=1001.0))
-    board = Board({"canary_share": 0.5}, clock=lambda: clock[0])
+    board = Board(clock=lambda: clock[0])
     for name, fleet in (("a", new), ("b", old)):
         pictures = fleet.pictures()
-        board.post(Post(name, fleet.snapshot(), pictures=pictures, facts={"waiting": 0}))
+        board.post(Report(name, fleet.snapshot(), pictures=pictures, deployment={"canary_share": 0.5}))
     told = board.fleet()
     assert [(one["robot"], one["requests"], one["version"], one["replica"]) for one in told["robots"]] == [
         ("arm-1", 4, "8", "a"),
@@ -86,5 +86,7 @@ def test_replicas_are_joined_and_the_newest_words_count(make_served: MakeServed)
     ]
     assert board.picture("arm-2") and board.picture("arm-3") is None
     assert told["troubles"][0]["reason"] == "it died" and told["deployment"] == {"canary_share": 0.5}
-    clock[0] = 11.0
+    assert board.post(Report("c", view().snapshot()))
+    clock[0] = 16.0
+    assert not board.post(Report("c", view().snapshot()))
     assert board.fleet()["robots"] == [] and board.picture("arm-2") is None

@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from st4vla.platform.contracts import Observation, Spatial
-from st4vla.serve.board import Board, Post
+from st4vla.serve.board import Board, Report
 from st4vla.serve.events import Refused, Served, Stopped, Trouble
 from st4vla.serve.fleet import FleetView
 from st4vla.serve.fleet_page import fleet_page
@@ -95,7 +95,7 @@ class Site:
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
         self.view = FleetView(clock=lambda: self.now)
-        self.board, page = Board({"canary_share": 0.1}, clock=lambda: 0.0), fleet_page()
+        self.board, page = Board(clock=lambda: 0.0), fleet_page()
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -125,8 +125,9 @@ class Site:
 
     def post(self) -> None:
         """Let the page see what the view has seen."""
+        facts, deployment = {"waiting": 2}, {"canary_share": 0.1}
         pictures = self.view.pictures()
-        self.board.post(Post("replica-1", self.view.snapshot(), pictures=pictures, facts={"waiting": 2}))
+        self.board.post(Report("replica-1", self.view.snapshot(), None, pictures, facts, deployment))
 
 
 @pytest.fixture
