@@ -63,6 +63,12 @@ class FixedLatencyPolicy:
         return ActionChunk(actions)
 
 
+def build(reference: str) -> FixedLatencyPolicy:
+    """Give the policy that a reference such as "act=50,plan=0@v2" describes, in milliseconds."""
+    settings = dict(part.split("=") for part in reference.partition("@")[0].split(",") if "=" in part)
+    return FixedLatencyPolicy(float(settings.get("act", 0)) / 1000, float(settings.get("plan", 0)) / 1000)
+
+
 def first_pixel(seen: Observation) -> int:
     return int(next(iter(seen.images.values()))[0, 0, 0])
 

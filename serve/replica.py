@@ -59,6 +59,7 @@ class Ask:
     session: Session
     stamp: RequestStamp
     seen_s: float
+    continued: Continue | None
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,11 @@ class Replica:
         config: ReplicaConfig,
         model_version: str = "",
         clock: Callable[[], float] = time.monotonic,
+        sessions: Sessions | None = None,
     ):
         self.systems = systems
         self.model_version = model_version
-        self.sessions = Sessions(config.session, clock)
+        self.sessions = sessions or Sessions(config.session, clock)
         self._config = config
         self._clock = clock
         self._threads = {name: ThreadPoolExecutor(1, f"st4vla-{name}") for name in ("act", "plan", "ground")}
@@ -121,6 +123,17 @@ class Replica:
     def waiting(self) -> int:
         """Count the requests that wait for a batch."""
         return len(self._acting)
+
+    def report(self) -> dict[str, Any]:
+        """Say what was answered, in batches of which sizes, and what was too late or too much."""
+        counts = self._acting.counts
+        return {
+            "batches": counts.batches,
+            "answered": counts.answered,
+            "expired": counts.expired,
+            "overloaded": counts.overloaded,
+            "sizes": {str(size): count for size, count in sorted(counts.sizes.items())},
+        }
 
     def warm_up(self) -> float:
         """Answer an empty scene once, so that no robot pays for the first call; give the seconds it took."""
@@ -146,7 +159,7 @@ class Replica:
         received_s = self._clock() if received_s is None else received_s
         session.check_sequence(stamp.sequence)
         self._check_steps(stamp)
-        ask = Ask(observation, session, stamp, received_s)
+        ask = Ask(observation, session, stamp, received_s, self._continued(session, stamp))
         self._plan_ahead(ask)
         budget_ms = stamp.deadline_ms or self._config.deadline_ms
         deadline_s = received_s + budget_ms / 1000 if budget_ms else float("inf")
@@ -198,7 +211,8 @@ class Replica:
     def _needs_plan(self, ask: Ask, now: float) -> bool:
         """Say whether the request has to wait for System 2."""
         session = ask.session
-        if not self.systems.dual or session.plan is None or session.plan_words != ask.observation.instruction:
+        made_for = (self.model_version, ask.observation.instruction)
+        if not self.systems.dual or session.plan is None or session.plan_for != made_for:
             return True
         return not self._config.plan_period_s or now - session.plan_seen_s > self._config.max_plan_age_s
 
@@ -215,7 +229,7 @@ class Replica:
     async def _refresh(self, ask: Ask) -> None:
         try:
             answered = await self._planning.ask(ask, ask.session.name)
-            ask.session.keep_plan(answered.value, ask.observation.instruction, ask.seen_s)
+            ask.session.keep_plan(answered.value, (self.model_version, ask.observation.instruction), ask.seen_s)
         except Exception:  # the request itself is answered under the old plan, and waits for a new one in the end
             log.exception("System 2 failed for session %s", ask.session.name)
         finally:
@@ -240,7 +254,7 @@ class Replica:
             [ask.observation for ask in asks],
             plans,
             [ask.session.noise_key(ask.stamp.sequence) for ask in asks],
-            [self._continued(ask) for ask in asks],
+            [ask.continued for ask in asks],
         )
         took = time.perf_counter() - planned
         return [
@@ -260,15 +274,20 @@ class Replica:
             return []
         made = self.systems.plan([ask.observation for ask in asks])
         for ask, plan in zip(asks, made, strict=True):
-            ask.session.keep_plan(plan, ask.observation.instruction, ask.seen_s)
+            ask.session.keep_plan(plan, (self.model_version, ask.observation.instruction), ask.seen_s)
         return made
 
-    def _continued(self, ask: Ask) -> Continue | None:
-        """Say what the new chunk goes on from; nothing from standstill, or where no delay was announced."""
-        stamp = ask.stamp
+    def _continued(self, session: Session, stamp: RequestStamp) -> Continue | None:
+        """Say what the new chunk goes on from; nothing from standstill, or where no delay was announced.
+
+        Raises:
+            WireError: the numbers of steps do not fit the chunk.
+        """
         if not stamp.delay_steps:
             return None
-        remaining = stamp.remaining if stamp.remaining is not None else ask.session.remaining(stamp.executed_steps)
+        remaining = stamp.remaining if stamp.remaining is not None else session.remaining(stamp.executed_steps)
         if remaining is None or not len(remaining):
             return None
-        return Continue(remaining, min(stamp.delay_steps, len(remaining)))
+        continued = Continue(remaining, stamp.delay_steps)
+        self.systems.check(continued)
+        return continued

@@ -22,7 +22,7 @@ class SessionConfig:
     """
 
     max_sessions: int = 1024
-    forget_after_s: float = 600.0
+    forget_after_s: float = 120.0
 
     def __post_init__(self) -> None:
         if self.max_sessions < 1 or self.forget_after_s <= 0:
@@ -40,7 +40,7 @@ class Session:
         owner: the key or connection that may use it.
         plan: what System 2 last made for it, None before the first.
         plan_seen_s: when the frame that the plan was made from arrived.
-        plan_words: the instruction that it was made for.
+        plan_for: the model that made it, and the instruction it was made for.
         planning: whether a newer plan is being made.
         sequence: number of the last request answered; -1 before the first.
         actions: float32 [T,A], the last chunk sent; None before the first.
@@ -52,7 +52,7 @@ class Session:
     used_s: float
     plan: Any = None
     plan_seen_s: float = 0.0
-    plan_words: str = ""
+    plan_for: tuple[str, str] = ("", "")
     planning: bool = False
     sequence: int = -1
     actions: np.ndarray | None = None
@@ -77,10 +77,10 @@ class Session:
                 "stale", "st4vla.sequence", f"Request {sequence} comes after {self.sequence} was answered; drop it."
             )
 
-    def keep_plan(self, plan: Any, words: str, seen_s: float) -> None:
+    def keep_plan(self, plan: Any, made_for: tuple[str, str], seen_s: float) -> None:
         """Keep a plan unless one of a newer frame is there already."""
         if self.plan is None or seen_s >= self.plan_seen_s:
-            self.plan, self.plan_words, self.plan_seen_s = plan, words, seen_s
+            self.plan, self.plan_for, self.plan_seen_s = plan, made_for, seen_s
 
     def remaining(self, executed: int) -> np.ndarray | None:
         """Give the rows of the last chunk from `executed` on; None before the first chunk."""
@@ -88,12 +88,13 @@ class Session:
 
 
 class Sessions:
-    """Open, find and forget sessions; the clock is given."""
+    """Open, find and forget sessions; the clock is given, and `forgotten` is told of every one that nobody closed."""
 
     def __init__(self, config: SessionConfig, clock: Callable[[], float] = time.monotonic):
         self._config = config
         self._clock = clock
         self._held: OrderedDict[str, Session] = OrderedDict()
+        self.forgotten: Callable[[Session], None] = lambda session: None
 
     def __len__(self) -> int:
         """Count the sessions held."""
@@ -106,9 +107,9 @@ class Sessions:
             WireError: "forbidden": somebody else's session has that name.
         """
         now = self._clock()
-        self._forget_old(now)
         session = self._held.get(name)
         if session is None:
+            self.forget_old(self._config.max_sessions - 1)
             session = self._held[name] = Session(name, robot, owner, now)
             return session, False
         if session.owner != owner or session.robot != robot:
@@ -121,9 +122,12 @@ class Sessions:
         """Forget a session; give it if it was there."""
         return self._held.pop(name, None)
 
-    def _forget_old(self, now: float) -> None:
+    def forget_old(self, most: int | None = None) -> None:
+        """Forget what was not used for long, and the oldest beyond `most`."""
+        now, most = self._clock(), self._config.max_sessions if most is None else most
         while self._held:
             oldest = next(iter(self._held.values()))
-            if len(self._held) < self._config.max_sessions and now - oldest.used_s < self._config.forget_after_s:
+            if len(self._held) <= most and now - oldest.used_s < self._config.forget_after_s:
                 return
             self._held.popitem(last=False)
+            self.forgotten(oldest)

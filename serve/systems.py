@@ -1,13 +1,14 @@
 """The policy as a server runs it: System 2 and System 1 apart where it has two, as one where it has not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from st4vla.platform.contracts import ActionChunk, Observation, Policy, PolicySpec, Spatial
 from st4vla.platform.errors import ConfigError, PolicyError, WireError
+from st4vla.platform.policy.realtime import Continuation, Inpainting, check_range, continuation
 
 NoiseKey = tuple[int, int]
 
@@ -21,15 +22,18 @@ class Continue:
 
 
 class Systems(Protocol):
-    """What a replica needs; both calls may take long and are made from threads, one of each at a time.
+    """What a replica needs; `plan` and `actions` may take long and are called from threads, one of each at a time.
 
-    `plan` gives what System 1 acts on, with a `spatial` read-out; `actions` one chunk for each observation.
+    `plan` gives what System 1 acts on, with a `spatial` read-out; `actions` one chunk for each observation; `check`
+    refuses, before it joins a batch, what cannot be continued.
     """
 
     dual: bool
 
     @property
     def spec(self) -> PolicySpec: ...
+
+    def check(self, continued: Continue) -> None: ...
 
     def plan(self, observations: Sequence[Observation]) -> Sequence[Any]: ...
 
@@ -55,6 +59,18 @@ class DualSystems:
         """The policy's own."""
         return self._policy.spec
 
+    def check(self, continued: Continue) -> None:
+        """Refuse a continuation whose numbers of steps do not fit the chunk.
+
+        Raises:
+            WireError: naming the field.
+        """
+        horizon = self.spec.chunk_length
+        try:
+            check_range(horizon, horizon - len(continued.remaining), continued.delay)
+        except PolicyError as error:
+            raise WireError("invalid", "st4vla.delay_steps", str(error)) from None
+
     def plan(self, observations: Sequence[Observation]) -> Sequence[Any]:
         """Run System 2."""
         return self._policy.plan(observations)
@@ -66,8 +82,22 @@ class DualSystems:
         noise_keys: Sequence[NoiseKey],
         continued: Sequence[Continue | None],
     ) -> list[ActionChunk]:
-        """Run System 1."""
-        return self._policy.actions(observations, plans, noise_keys)
+        """Run System 1; what continues an old chunk is inpainted on it, and its frozen rows come back as they were."""
+        kept = [self._kept(one) for one in continued]
+        if not any(kept):
+            return self._policy.actions(observations, plans, noise_keys)
+        scale = self._policy.processor.normalizer(self.spec.statistics_key)
+        guides = [Inpainting.of(one, scale) if one else None for one in kept]
+        chunks = self._policy.actions(observations, plans, noise_keys, guides)
+        return [
+            replace(chunk, actions=one.keep_frozen(chunk.actions)) if one else chunk
+            for chunk, one in zip(chunks, kept, strict=True)
+        ]
+
+    def _kept(self, continued: Continue | None) -> Continuation | None:
+        if continued is None or not hasattr(self._policy, "processor"):
+            return None
+        return continuation(continued.remaining, continued.delay, self.spec.chunk_length)
 
     def ground(self, image: np.ndarray, question: str) -> tuple[str, Spatial | None]:
         """Let the planner answer a question about an image."""
@@ -87,6 +117,9 @@ class OneSystem:
     def spec(self) -> PolicySpec:
         """The policy's own."""
         return self._policy.spec
+
+    def check(self, continued: Continue) -> None:
+        """Refuse nothing: what remains of an old chunk is not looked at."""
 
     def plan(self, observations: Sequence[Observation]) -> Sequence[Any]:
         """Give nothing: there is no System 2."""

@@ -183,8 +183,11 @@ def test_sessions_unused_for_long_are_forgotten_and_their_number_is_bounded() ->
     for name in ("a", "b", "c"):
         sessions.open(name, "arm", "")
     assert len(sessions) == 2 and not sessions.open("a", "arm", "")[1]
+    lost = []
+    sessions.forgotten = lambda session: lost.append(session.name)
     clock.now += 61
     sessions.open("d", "arm", "")
+    assert lost == ["c", "a"]
     assert len(sessions) == 1
 
 
