@@ -146,11 +146,16 @@ class Embodiment:
         return plain(self)
 
 
+def packaged() -> dict[str, Any]:
+    """Give the embodiments that ship with the package, by name."""
+    folder = files("st4vla.configs") / "embodiment"
+    return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
 def find(name: str) -> str:
     if (path := Path(name)).is_file():
         return path.read_text()
-    folder = files("st4vla.configs") / "embodiment"
-    packaged = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
-    if name not in packaged:
-        raise ConfigError(f"embodiment is {name!r}; expected a YAML file or one of {', '.join(sorted(packaged))}.")
-    return packaged[name].read_text()
+    known = packaged()
+    if name not in known:
+        raise ConfigError(f"embodiment is {name!r}; expected a YAML file or one of {', '.join(sorted(known))}.")
+    return known[name].read_text()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["clamped", "refused", "held", "stopped", "released"]
 
@@ -38,6 +38,10 @@ class Intervention:
     given: tuple[float, ...] = ()
     rows: tuple[int, int] | None = None
     message: str = ""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Give the form that watchers are told: every field, the first row concerned as "row", and the words."""
+        return {**asdict(self), "row": self.rows[0] if self.rows else None, "text": self.text}
 
     @property
     def text(self) -> str:
@@ -83,7 +87,7 @@ class InterventionLog:
         os.close(self._file)
 
 
-def read_log(path: str | Path) -> Iterator[dict]:
+def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     """Read a log's lines as maps, oldest first."""
     with Path(path).open(encoding="utf-8", errors="replace") as file:
         for line in file:
