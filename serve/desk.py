@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from st4vla.platform.contracts import Observation, PolicySpec, Spatial
+from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, Spatial
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
 from st4vla.platform.wire.stamps import ReplyStamp, RequestStamp, metadata, plain_spatial
@@ -22,6 +22,8 @@ from st4vla.serve.access import Caller, Lock, RateConfig, Rates
 from st4vla.serve.control import Routes, State
 from st4vla.serve.events import Ended, Observers, Opened, Refused, Served
 from st4vla.serve.house import House
+from st4vla.serve.interventions import Intervention
+from st4vla.serve.safety import Safety, SafetyConfig
 from st4vla.serve.session import Session
 from st4vla.serve.systems import as_refusal
 
@@ -30,18 +32,17 @@ Read = Callable[[PolicySpec], Observation]
 
 
 class Guard(Protocol):
-    """Safety limits: give what may be executed of a chunk, and a record of each change."""
+    """Safety limits; `safety.Safety` is one."""
 
-    def __call__(
-        self, robot: str, actions: np.ndarray, observation: Observation, stamp: RequestStamp
-    ) -> tuple[np.ndarray, Sequence[Mapping[str, Any]]]: ...
-
-
-def let_pass(
-    robot: str, actions: np.ndarray, observation: Observation, stamp: RequestStamp
-) -> tuple[np.ndarray, Sequence[Mapping[str, Any]]]:
-    """Change nothing."""
-    return actions, ()
+    def check(
+        self,
+        spec: PolicySpec,
+        session: Any,
+        stamp: RequestStamp,
+        chunk: ActionChunk,
+        state: np.ndarray | None,
+        deadline_s: float,
+    ) -> tuple[ActionChunk, Sequence[Intervention]]: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Desk:
         lock: Lock,
         rate: RateConfig,
         observers: Observers,
-        guard: Guard = let_pass,
+        guard: Guard | None = None,
         limits: WireLimits = DEFAULT_LIMITS,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -92,7 +93,7 @@ class Desk:
         self.totals = Totals()
         self.state = State(Routes({}, ""))
         self._rates = Rates(rate, clock)
-        self._guard = guard
+        self._guard: Guard = guard or Safety(SafetyConfig(), clock)
         self._clock = clock
         house.sessions.forgotten = self.forgotten
 
@@ -131,8 +132,13 @@ class Desk:
         if not known:
             self._opened(visit, session, stamp.sequence > 0)
         outcome = await chosen.replica.act(observation, session, stamp, received_s)
-        actions, changes = self._guard(stamp.robot, outcome.actions, observation, stamp)
-        session.actions = actions
+        session.actions = None  # until the limits have had their word nothing is sent that could be continued
+        self.check_stop(stamp.robot)
+        deadline_s = received_s + stamp.deadline_ms / 1000 if stamp.deadline_ms else float("inf")
+        chunk = ActionChunk(outcome.actions, plan_age_s=outcome.plan_age_ms / 1000)
+        chunk, changed = self._guard.check(chosen.replica.spec, session, stamp, chunk, observation.state, deadline_s)
+        session.actions = actions = chunk.actions
+        changes = [one.as_plain() for one in changed]
         timing = {**outcome.timing_ms, "total": 1000 * (self._clock() - received_s)}
         self.totals.served += 1
         self._told(stamp, observation, actions, chosen.label, chosen.is_canary, outcome, timing, changes)
@@ -144,7 +150,7 @@ class Desk:
             chosen.label,
             timing,
             spatial,
-            [words(c) for c in changes],
+            [one.text for one in changed],
         )
         return Reply(actions, reply, timing["total"])
 
@@ -173,6 +179,14 @@ class Desk:
             raise WireError("unauthorized", "Authorization", "The key has ended; connect with a new one.")
         visit.caller.check_robot(robot)
         self._rates.take(f"{visit.caller.key_id}/{robot}")
+        self.check_stop(robot)
+
+    def check_stop(self, robot: str) -> None:
+        """Refuse a robot that is stopped.
+
+        Raises:
+            WireError: "stopped".
+        """
         reason = self.state.stop_reason(robot)
         if reason is not None:
             raise WireError("stopped", "", f"Stopped: {reason}. Hold until it is released.")
@@ -186,7 +200,7 @@ class Desk:
         robot, name = stamp.robot or visit.robot, stamp.session or visit.session
         visit.caller.check_robot(robot)
         session, _ = self.house.sessions.open(name, robot, visit.caller.key_id)
-        session.plan, session.actions = None, None
+        session.plan, session.actions, session.motions = None, None, ()
         if stamp.end == "session":
             self.house.sessions.close(name)
         kind = "episode" if stamp.end == "episode" else "closed"
@@ -253,9 +267,3 @@ class Desk:
                 recording=stamp.recording,
             )
         )
-
-
-def words(change: Mapping[str, Any]) -> str:
-    """Say an intervention in a few words: its kind, and the row it is about."""
-    row = change.get("row")
-    return f"{change.get('kind', 'changed')}" + ("" if row is None else f" in row {row}")

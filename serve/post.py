@@ -18,7 +18,7 @@ from st4vla.platform.errors import WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
 from st4vla.serve.control import Control, State
-from st4vla.serve.desk import Desk, Guard, let_pass
+from st4vla.serve.desk import Desk
 from st4vla.serve.door_admin import AdminDoor
 from st4vla.serve.door_openpi import OpenpiDoor
 from st4vla.serve.door_vla_eval import VlaEvalDoor
@@ -29,6 +29,7 @@ from st4vla.serve.keys import KeyMap
 from st4vla.serve.line import Lines
 from st4vla.serve.models import LoaderConfig, function_of, load, resolve
 from st4vla.serve.replica import ReplicaConfig
+from st4vla.serve.safety import Safety, SafetyConfig
 
 log = logging.getLogger(__name__)
 REPORT_S = 1.0
@@ -44,7 +45,7 @@ class PostConfig:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
         idle_s: a connection that sends nothing for so long is closed.
         watchers: dotted names of functions of no argument, each giving an observer of `events.py`.
-        guard: dotted name of a function of no argument that gives the safety limits; "" for none.
+        safety: the limits of the robots' embodiments.
         pages: dotted names of functions of (app, post) that add paths, the fleet page among them.
         tracking_uri: where registry references are looked up.
     """
@@ -57,7 +58,7 @@ class PostConfig:
     vla_eval_keys: KeyMap = KeyMap()
     idle_s: float = 900.0
     watchers: tuple[str, ...] = ()
-    guard: str = ""
+    safety: SafetyConfig = SafetyConfig()
     pages: tuple[str, ...] = ()
     tracking_uri: str = ""
 
@@ -93,9 +94,10 @@ class Post:
         self._config = config
         self._control = control
         made = [function_of(dotted)() for dotted in config.watchers]
-        guard: Guard = function_of(config.guard)() if config.guard else let_pass
         self.house = House(partial(load, config=config.loader), config.replica)
-        self.desk = Desk(self.house, Lock(), config.rate, Observers([*observers, *made]), guard, config.limits)
+        self.desk = Desk(
+            self.house, Lock(), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
+        )
         self.lines = Lines(config.rate, config.idle_s)
         self.doors = Doors(
             self.desk,

@@ -44,6 +44,7 @@ class Session:
         planning: whether a newer plan is being made.
         sequence: number of the last request answered; -1 before the first.
         actions: float32 [T,A], the last chunk sent; None before the first.
+        motions: the motion which that chunk began from, and the motion behind each of its rows; see `safety.py`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Session:
     planning: bool = False
     sequence: int = -1
     actions: np.ndarray | None = None
+    motions: tuple[Any, ...] = ()
     noise_seed: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -36,8 +36,8 @@ class RealtimeConfig:
     """How much of the old chunk a new one keeps.
 
     Attributes:
-        schedule: the weights behind the frozen rows: "exponential" and "linear" decay to zero at row H - s, "ones" keeps
-            all of the overlap, "zeros" none of it.
+        schedule: the weights behind the frozen rows: "exponential" and "linear" decay to zero at row H - s, "ones"
+            keeps all of the overlap, "zeros" none of it.
         max_delay_steps: the longest delay that is answered; longer ones are refused. None leaves it to H // 2, beyond
             which d <= s <= H - d has no solution.
     """
