@@ -12,7 +12,7 @@ import numpy as np
 
 from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec
 
-SPEC = PolicySpec(("image", "wrist"), 224, 8, 7, 10, 10.0, "fixed_latency")
+SPEC = PolicySpec(("third_person", "wrist"), 224, 8, 7, 10, 10.0, "fixed_latency")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class FixedLatencyPolicy:
 
 
 def build(reference: str) -> FixedLatencyPolicy:
-    """Give the policy that a reference such as "act=50,plan=0@v2" describes, in milliseconds."""
-    settings = dict(part.split("=") for part in reference.partition("@")[0].split(",") if "=" in part)
-    return FixedLatencyPolicy(float(settings.get("act", 0)) / 1000, float(settings.get("plan", 0)) / 1000)
+    """Give the policy that a reference such as "fixed-50-10@2" describes: 50 ms to act, 10 ms to plan, version 2."""
+    _, act_ms, plan_ms = reference.partition("@")[0].split("-")
+    return FixedLatencyPolicy(float(act_ms) / 1000, float(plan_ms) / 1000)
 
 
 def first_pixel(seen: Observation) -> int:

@@ -5,7 +5,6 @@ through a Serve handle would cost ten milliseconds. Batching is over the robots 
 """
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,26 +45,6 @@ class ScaleConfig:
             )
         if self.robots_per_replica < 1 or self.num_cpus <= 0 or self.num_gpus < 0 or self.drain_s <= 0:
             raise ConfigError(f"scale is {self}; its numbers must be positive.")
-
-
-def serve_environment(folder: Path) -> dict[str, str]:
-    """Give what Ray Serve's processes must find in their environment, set before the first of them starts.
-
-    HAProxy's administration socket lies in a folder that only its owner can enter.
-    """
-    place = folder / "haproxy"
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(place / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
-    }
 
 
 class FarControl:
@@ -170,9 +149,3 @@ def deploy(config: PostConfig, scale: ScaleConfig, folder: Path, host: str, port
 
     serve.start(http_options={"host": host, "port": port, "location": "EveryNode"})
     serve.run(build(config, scale, folder, config.rate.max_connections), name=NAME, route_prefix="/", blocking=False)
-
-
-def set_environment(folder: Path) -> None:
-    """Set `serve_environment` in this process, keeping what the user has set."""
-    for name, value in serve_environment(folder).items():
-        os.environ.setdefault(name, value)

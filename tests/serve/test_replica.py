@@ -26,7 +26,7 @@ class Clock:
 
 def seen(pixel: int, words: str = "reach") -> Observation:
     image = np.full((4, 4, 3), pixel, np.uint8)
-    return Observation({"image": image, "wrist": image}, np.full(8, pixel / 2, np.float32), words)
+    return Observation({"third_person": image, "wrist": image}, np.full(8, pixel / 2, np.float32), words)
 
 
 def a_story(config: ReplicaConfig, tell: Callable[[Replica, FixedLatencyPolicy, Clock], Awaitable[None]]) -> None:
@@ -159,7 +159,7 @@ def test_a_policy_of_one_system_is_served_too() -> None:
 def test_warming_up_answers_an_empty_scene() -> None:
     policy = FixedLatencyPolicy()
     Replica(systems_of(policy), ReplicaConfig()).warm_up()
-    assert policy.batches == [1] and SPEC.cameras == ("image", "wrist")
+    assert policy.batches == [1] and SPEC.cameras == ("third_person", "wrist")
 
 
 def test_a_period_beyond_the_greatest_age_is_refused() -> None:
