@@ -21,7 +21,9 @@ import psutil
 
 from st4vla.platform.errors import ConfigError, JobError
 from st4vla.platform.machine import process_environment
+from st4vla.platform.ports import free_ports
 from st4vla.platform.ray_token import ray_token_environment, st4vla_home
+from st4vla.platform.serve_environment import serve_environment
 
 START_TIMEOUT_S = 120.0
 
@@ -96,9 +98,15 @@ def start(num_cpus: int | None = None) -> ClusterRecord:
 
 
 def head_environment() -> dict[str, str]:
-    """The head's environment: our process settings, our token, and `python` meaning this interpreter."""
+    """The head's environment: our process settings, our token, how Serve runs; `python` means this interpreter."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, **process_environment(), **ray_token_environment(), "PATH": path}
+    environment = {
+        **os.environ,
+        **process_environment(),
+        **ray_token_environment(),
+        **serve_environment(),
+        "PATH": path,
+    }
     environment.pop("RAY_ADDRESS", None)
     return environment
 
@@ -142,17 +150,6 @@ def end(processes: Sequence[psutil.Process], wait_s: float) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(left, timeout=5)
-
-
-def free_ports(count: int) -> list[int]:
-    """Give ports nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def _record_path() -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from st4vla.platform.data.disk import read_json
+from st4vla.platform.data.lerobot_features import COLUMN_PREFIX
 from st4vla.platform.data.lerobot_meta import DatasetMeta, read_table
 from st4vla.platform.errors import DataError
 
@@ -50,6 +51,19 @@ def load_columns(meta: DatasetMeta, action: Sequence[str], state: Sequence[str])
         raise DataError(f"{meta.folder} holds no episode yet; collect some first.")
     joined = np.concatenate(states) if states else None
     return Columns(np.concatenate(actions), joined, np.concatenate(tasks))
+
+
+def load_own_columns(meta: DatasetMeta) -> dict[str, np.ndarray]:
+    """Read what we keep of every frame beside LeRobot's columns: {name: float32 or int64 [F]}."""
+    keys = [key for key in meta.features if key.startswith(COLUMN_PREFIX)]
+    parts: dict[str, list[np.ndarray]] = {key: [] for key in keys}
+    for path, entries in groupby(meta.episodes, key=lambda entry: entry.data_path):
+        table = read_table(path).select(keys)
+        rows = [slice(entry.data_row, entry.data_row + entry.length) for entry in entries]
+        for key in keys:
+            values = table[key].to_numpy()
+            parts[key] += [values[span] for span in rows]
+    return {key.removeprefix(COLUMN_PREFIX): np.concatenate(found) for key, found in parts.items() if found}
 
 
 def stated_statistics_widths(meta: DatasetMeta) -> dict[str, int]:

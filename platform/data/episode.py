@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class Episode:
         fps: control steps per second, a whole number as LeRobot wants it.
         seed: seed of the scene, for the record.
         spec_id: `EpisodeSpec.episode_id` of the episode that was run, "" if there was none.
+        columns: further numbers of every step, {name: float32 or int64 [N]}; kept as the features "st4vla.NAME".
+        facts: further facts of the whole episode, anything JSON can say.
     """
 
     instruction: str
@@ -34,6 +37,8 @@ class Episode:
     fps: int = 5
     seed: int = 0
     spec_id: str = ""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise DataError, naming the field, if the rows do not belong together."""
@@ -51,6 +56,8 @@ class Episode:
                 )
         for camera, frames in self.frames.items():
             _check_frames(camera, frames)
+        for name, values in self.columns.items():
+            _check_column(name, values)
 
     def __len__(self) -> int:
         """Give the number of control steps."""
@@ -59,6 +66,7 @@ class Episode:
     def _lengths(self) -> list[tuple[str, int]]:
         named = [(f"frames[{camera!r}]", len(frames)) for camera, frames in self.frames.items()]
         named += [(f"annotations[{camera!r}]", len(rows)) for camera, rows in self.annotations.items()]
+        named += [(f"columns[{name!r}]", len(values)) for name, values in self.columns.items()]
         return named + ([("states", len(self.states))] if self.states is not None else [])
 
 
@@ -70,6 +78,11 @@ def _check_matrix(name: str, rows: np.ndarray) -> None:
         raise DataError(
             f"{name} row {bad[0][0]} column {bad[0][1]} is {rows[tuple(bad[0])]}; every value must be finite."
         )
+
+
+def _check_column(name: str, values: np.ndarray) -> None:
+    if values.dtype not in (np.float32, np.int64) or values.ndim != 1 or not np.isfinite(values).all():
+        raise DataError(f"columns[{name!r}] is {values.dtype} {values.shape}; expected finite float32 or int64 [N].")
 
 
 def _check_frames(camera: str, frames: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """What LeRobot v2.1 and v3.0 say alike of a recording: its features, rows, statistics and modality table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from st4vla.platform.data.episode import Episode
 from st4vla.platform.errors import DataError
 
 ACTION, STATE, IMAGE_PREFIX = "action", "observation.state", "observation.images."
+# Our own columns, in a namespace of their own beside LeRobot's.
+COLUMN_PREFIX = "st4vla."
 ARM_NAMES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 ARM_PARTS = {"position": (0, 3), "rotation": (3, 6), "gripper": (6, 7)}
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -21,19 +23,21 @@ STATS_FRAMES, STATS_STRIDE = 16, 4
 
 @dataclass(frozen=True)
 class Recording:
-    """The form that every episode of one dataset shares: what `info.json` declares."""
+    """The form that every episode of one dataset shares: what `info.json` declares; `columns` are {name: dtype}."""
 
     cameras: Mapping[str, tuple[int, int]]
     action_width: int
     state_width: int
     fps: int
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, episode: Episode) -> "Recording":
         """Read the form off an episode."""
         cameras = {camera: (frames.shape[1], frames.shape[2]) for camera, frames in episode.frames.items()}
         state_width = 0 if episode.states is None else episode.states.shape[1]
-        return cls(cameras, episode.actions.shape[1], state_width, int(episode.fps))
+        columns = {name: str(values.dtype) for name, values in episode.columns.items()}
+        return cls(cameras, episode.actions.shape[1], state_width, int(episode.fps), columns)
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> "Recording":
@@ -45,12 +49,17 @@ class Recording:
             if ft["dtype"] == "video"
         }
         state_width = features[STATE]["shape"][0] if STATE in features else 0
-        return cls(cameras, features[ACTION]["shape"][0], state_width, info["fps"])
+        columns = {
+            key.removeprefix(COLUMN_PREFIX): ft["dtype"]
+            for key, ft in features.items()
+            if key.startswith(COLUMN_PREFIX)
+        }
+        return cls(cameras, features[ACTION]["shape"][0], state_width, info["fps"], columns)
 
     def check(self, episode: Episode) -> None:
         """Raise DataError, naming both sides, if `episode` has another form."""
         other = Recording.of(episode)
-        for name in ("cameras", "action_width", "state_width", "fps"):
+        for name in ("cameras", "action_width", "state_width", "fps", "columns"):
             mine, seen = getattr(self, name), getattr(other, name)
             if mine != seen:
                 raise DataError(
@@ -73,6 +82,8 @@ class Recording:
         table["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
         for key in ("frame_index", "episode_index", "index", "task_index"):
             table[key] = {"dtype": "int64", "shape": [1], "names": None}
+        for name, dtype in self.columns.items():
+            table[COLUMN_PREFIX + name] = {"dtype": dtype, "shape": [1], "names": None}
         return table
 
     def modality(self) -> dict[str, Any]:
@@ -98,6 +109,7 @@ def data_table(episode: Episode, index: int, first_frame: int, task_index: int) 
     columns["episode_index"] = pa.array(np.full(length, index), pa.int64())
     columns["index"] = pa.array(first_frame + frames, pa.int64())
     columns["task_index"] = pa.array(np.full(length, task_index), pa.int64())
+    columns |= {COLUMN_PREFIX + name: pa.array(values) for name, values in episode.columns.items()}
     return pa.table(columns)
 
 

@@ -4,8 +4,9 @@ v2.x keeps one parquet and one MP4 file per episode and JSON-lines tables (episo
 v3.0 keeps many episodes per file and parquet tables that say where each episode lies.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from st4vla.platform.data.disk import read_json, read_json_lines
+from st4vla.platform.data.episode import Episode
 from st4vla.platform.errors import DataError
 
 READABLE_VERSIONS = ("v2.0", "v2.1", "v3.0")
 # Our own facts about an episode, in a namespace of their own beside LeRobot's.
 EXTRA_KEYS = {"task": "st4vla.task", "seed": "st4vla.seed", "spec_id": "st4vla.spec_id"}
+FACTS_KEY = "st4vla.facts"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class EpisodeEntry:
         first_frame: its first frame's index in the whole dataset.
         length: its number of frames.
         instruction: the (first) task text.
-        task, seed, spec_id: our own facts, "" and 0 in foreign datasets.
+        task, seed, spec_id, facts: our own facts, "", 0 and {} in foreign datasets.
         data_path, data_row: its parquet file and its first row there.
         videos: {feature key: where its frames lie}.
         annotation_path: our annotations of it; the file may not exist.
@@ -58,6 +61,7 @@ class EpisodeEntry:
     annotation_path: Path
     file: tuple[int, int]
     stats: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ def read_meta(folder: Path) -> DatasetMeta:
     if len(episodes) < total:
         raise DataError(f"{folder}: info.json tells of {total} episodes and the table in meta/ has {len(episodes)}.")
     return DatasetMeta(folder, version, info, tasks, episodes)
+
+
+def extra_row(episode: Episode) -> dict[str, Any]:
+    """Give what an episode's row keeps of our own beside LeRobot's."""
+    return {key: getattr(episode, name) for name, key in EXTRA_KEYS.items()} | {FACTS_KEY: json.dumps(episode.facts)}
 
 
 def read_table(path: Path) -> pa.Table:
@@ -213,6 +222,7 @@ def _entry(
         annotation_path=annotations,
         file=file,
         stats=stats,
+        facts=json.loads(row.get(FACTS_KEY) or "{}"),
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
 from st4vla.platform.data import annotations, grounding, internvla_annotations, video
-from st4vla.platform.data.columns import Columns, load_columns, stated_statistics_widths
+from st4vla.platform.data.columns import Columns, load_columns, load_own_columns, stated_statistics_widths
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.frame_cache import FrameCache
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
@@ -104,6 +104,11 @@ class LeRobotDataset:
     def columns(self) -> Columns:
         """Give the actions, states and task numbers of all frames, read at first use."""
         return load_columns(self.meta, self.config.action, self.config.state)
+
+    @cached_property
+    def own_columns(self) -> dict[str, np.ndarray]:
+        """Give our own columns of all frames, {name: float32 or int64 [F]}, read at first use."""
+        return load_own_columns(self.meta)
 
     @cached_property
     def statistics(self) -> EmbodimentStatistics:
@@ -210,6 +215,8 @@ class LeRobotDataset:
             fps=self.fps,
             seed=entry.seed,
             spec_id=entry.spec_id,
+            columns={name: values[rows] for name, values in self.own_columns.items()},
+            facts=entry.facts,
         )
 
     def _annotation_rows(self, entry: EpisodeEntry) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:

@@ -15,7 +15,7 @@ from st4vla.platform.data.lerobot_features import (
     episode_statistics,
     merge_statistics,
 )
-from st4vla.platform.data.lerobot_meta import EXTRA_KEYS, DatasetMeta, annotation_path
+from st4vla.platform.data.lerobot_meta import DatasetMeta, annotation_path, extra_row
 from st4vla.platform.data.parquet import parquet_bytes
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
@@ -116,5 +116,4 @@ def _keep_lines(path: Path, number: int) -> None:
 
 
 def _episode_row(index: int, episode: Episode) -> dict[str, Any]:
-    extra = {key: getattr(episode, name) for name, key in EXTRA_KEYS.items()}
-    return {"episode_index": index, "tasks": [episode.instruction], "length": len(episode)} | extra
+    return {"episode_index": index, "tasks": [episode.instruction], "length": len(episode)} | extra_row(episode)

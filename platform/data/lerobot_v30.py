@@ -23,7 +23,7 @@ from st4vla.platform.data.lerobot_features import (
     episode_statistics,
     merge_statistics,
 )
-from st4vla.platform.data.lerobot_meta import EXTRA_KEYS, DatasetMeta, annotation_path, read_table
+from st4vla.platform.data.lerobot_meta import FACTS_KEY, DatasetMeta, annotation_path, extra_row, read_table
 from st4vla.platform.data.parquet import parquet_bytes
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -106,7 +106,7 @@ class LayoutV30:
             row[f"{prefix}/from_timestamp"] = old_frames / self.recording.fps
             row[f"{prefix}/to_timestamp"] = (old_frames + len(episode)) / self.recording.fps
         row |= {f"meta/episodes/{name}": value for name, value in place.items()}
-        return row | {key: getattr(episode, name) for name, key in EXTRA_KEYS.items()}
+        return row | extra_row(episode)
 
     def _task_index(self, instruction: str) -> int:
         if instruction not in self.tasks:
@@ -136,7 +136,8 @@ class LayoutV30:
         """Take up the newest files again, without what a killed writer left beyond the last episode that counts."""
         self._chunk, self._file = meta.episodes[-1].file
         entries = [entry for entry in meta.episodes if entry.file == (self._chunk, self._file)]
-        self._rows = read_table(self._path(EPISODES_PATH)).to_pylist()
+        # Arrow takes the columns from the first row, which an earlier version may have written without facts.
+        self._rows = [{FACTS_KEY: "{}"} | row for row in read_table(self._path(EPISODES_PATH)).to_pylist()]
         self._data = read_table(entries[0].data_path).slice(0, sum(entry.length for entry in entries))
         # Other people's readers take every row there is, so an unfinished episode's must go now.
         write_file(entries[0].data_path, parquet_bytes(self._data))

@@ -13,7 +13,7 @@ from st4vla.platform.errors import ConfigError, DataError
 
 
 class ActionSource:
-    """Every frame of the chosen episodes (None: all), each with the chunk of actions that follows it."""
+    """Every freshly seen frame of the chosen episodes (None: all), with the chunk of actions that follows it."""
 
     def __init__(self, dataset: LeRobotDataset, chunk_length: int, episodes: Sequence[int] | None = None) -> None:
         if chunk_length < 1:
@@ -79,10 +79,16 @@ class GroundingSource:
 
 
 def frames_of(dataset: LeRobotDataset, episodes: Sequence[int] | None = None) -> np.ndarray:
-    """Give the frame numbers of the chosen episodes, int64, in order."""
+    """Give the frame numbers of the chosen episodes, int64, in order.
+
+    A frame that only repeats the one before it (`fresh` 0 in a recording of served actions) is left out: what
+    was done in it did not follow from what it shows.
+    """
     chosen = dataset.meta.episodes if episodes is None else [dataset.meta.episodes[index] for index in episodes]
     spans = [np.arange(entry.first_frame, entry.first_frame + entry.length) for entry in chosen]
-    return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+    frames = np.concatenate(spans) if spans else np.zeros(0, np.int64)
+    fresh = dataset.own_columns.get("fresh")
+    return frames if fresh is None else frames[fresh[frames] > 0]
 
 
 def split_episodes(num_episodes: int, held_out_share: float, seed: int) -> tuple[list[int], list[int]]:

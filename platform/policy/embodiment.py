@@ -1,4 +1,4 @@
-"""Say how one robot's environment is driven: a small config, packaged as `configs/embodiment/NAME.yaml`."""
+"""Say how one robot's environment is driven: a small config, packaged as `configs/execution/NAME.yaml`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class EmbodimentConfig:
         Raises:
             ConfigError: there is none of that name; those there are are listed.
         """
-        folder = files("st4vla.configs") / "embodiment"
+        folder = files("st4vla.configs") / "execution"
         found = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
         if name not in found:
             raise ConfigError(f"There is no embodiment {name!r}; there are {', '.join(sorted(found))}.")

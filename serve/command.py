@@ -1,0 +1,149 @@
+"""`st4vla serve`: find the models, start Ray Serve with them, open the gate, and stay until interrupted."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.settings import build_config
+from st4vla.platform.ports import free_ports
+from st4vla.platform.ray_engine import LOCAL, EngineConfig, connect
+from st4vla.platform.serve_environment import serve_environment
+from st4vla.serve.access import KeyFile
+from st4vla.serve.application import NAME, ScaleConfig, control_actor, deploy
+from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
+from st4vla.serve.keys import KeyMap
+from st4vla.serve.models import ModelRef, resolve
+from st4vla.serve.post import PostConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """A whole serving application.
+
+    Attributes:
+        models: references; the first is production, the others are served by name and can become the canary.
+        folder: where the control record, the keys and the gate's files lie.
+        serve_port: where Serve's own proxy listens behind the gate; 0 for any.
+        serve_host: where Serve's proxies and replicas listen; several machines need one that they reach.
+    """
+
+    models: tuple[str, ...]
+    folder: str = "runs/serve"
+    serve_port: int = 0
+    serve_host: str = "127.0.0.1"
+    post: PostConfig = PostConfig()
+    scale: ScaleConfig = ScaleConfig()
+    gate: GateConfig = GateConfig()
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ConfigError("serve needs a model: st4vla serve model=CHECKPOINT or model=models:/NAME@ALIAS.")
+
+
+def check_doors(config: ServeConfig) -> bool:
+    """Refuse to open to a network without keys; say whether there are keys.
+
+    Raises:
+        ConfigError: there are none and the gate is not on loopback.
+    """
+    keys = KeyFile(Path(config.folder) / "keys.json").read()
+    if not keys and not (config.gate.is_loopback and config.serve_host in LOOPBACK):
+        raise ConfigError(
+            f"gate.host is {config.gate.host} and serve_host {config.serve_host}, which others can reach, and there are no keys; make one with "
+            f"`st4vla keys add NAME folder={config.folder}` first, or use 127.0.0.1 for both."
+        )
+    if not config.gate.is_loopback and not config.gate.uses_tls:
+        log.warning("keys and images cross the network unencrypted; set gate.certificate and gate.private_key")
+    return bool(keys)
+
+
+@contextmanager
+def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[list[ModelRef]]:
+    """Serve for the length of a `with` block; on a cluster the application stays behind, the gate does not."""
+    import ray
+    from ray import serve
+
+    folder = Path(config.folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_doors(config)
+    found = [resolve(model, config.post.loader, config.post.tracking_uri) for model in config.models]
+    os.environ.update(serve_environment())
+    port = config.serve_port or free_ports(1)[0]
+    with connect(engine):
+        control = control_actor(str(folder))
+        ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
+        deploy(config.post, config.scale, folder, config.serve_host, port)
+        gate = Gate(config.gate, port, folder, config.post.limits.max_bytes)
+        gate.open()
+        try:
+            yield found
+        finally:
+            gate.close()
+            if engine.address == LOCAL:
+                serve.delete(NAME)
+                serve.shutdown()
+
+
+def main(cfg: Any) -> None:
+    """Run the `serve` command."""
+    from omegaconf import OmegaConf
+
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    config, engine = config_of(settings), EngineConfig(**settings["engine"])
+    with serving(config, engine) as found:
+        _announce(config, found)
+        wait_for_the_end()
+
+
+def config_of(settings: Mapping[str, Any]) -> ServeConfig:
+    """Build the config from the composed settings of the command."""
+    models = settings["model"]
+    keys = {name: key_map(settings[name]) for name in ("keys", "vla_eval_keys")}
+    post = replace(build_config(PostConfig, settings["post"], "post."), **keys)
+    return ServeConfig(
+        models=(models,) if isinstance(models, str) else tuple(models),
+        folder=settings["folder"],
+        serve_port=settings["serve_port"],
+        serve_host=settings["serve_host"],
+        post=replace(post, tracking_uri=settings["tracking"].get("uri", "")),
+        scale=build_config(ScaleConfig, settings["scale"], "scale."),
+        gate=build_config(GateConfig, settings["gate"], "gate."),
+    )
+
+
+def key_map(settings: Mapping[str, Any]) -> KeyMap:
+    """Build where robots put what a policy needs."""
+    return KeyMap(**{**settings, "state": tuple(settings["state"])})
+
+
+def wait_for_the_end() -> None:
+    """Return at the first interrupt or request to terminate."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(0.5):
+        pass
+
+
+def _announce(config: ServeConfig, found: Sequence[ModelRef]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    gate, secure = config.gate, "s" if config.gate.uses_tls else ""
+    table = Table("what", "where", title=f"serving {found[0].label}")
+    table.add_row("openpi", f"ws{secure}://{gate.host}:{gate.port}/")
+    if gate.vla_eval_port:
+        table.add_row("vla-eval", f"ws{secure}://{gate.host}:{gate.vla_eval_port}/")
+    table.add_row("HTTP", f"http{secure}://{gate.host}:{gate.port}/docs")
+    for ref in found[1:]:
+        table.add_row(f"openpi, {ref.label}", f"ws{secure}://{gate.host}:{gate.port}/m/{ref.label}")
+    Console().print(table)

@@ -1,0 +1,225 @@
+"""The one record of what a fleet's server should be doing: which model answers whom, who is stopped, which keys hold.
+
+Every replica follows it; whoever administrates changes it. It is a small JSON file beside a revision number, so that
+it outlives the process that holds it, and a replica that cannot reach its keeper goes on with what it last heard.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from st4vla.platform.errors import WireError
+from st4vla.serve.access import Key, KeyFile
+
+FLEET = ""
+REPORT_LIVES_S = 15.0
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Which model answers whom, by labels of `models`.
+
+    Attributes:
+        models: {label: reference that a replica can load}.
+        production: answers everybody who is not named otherwise.
+        previous: what production was before, kept loaded, for a rollback.
+        canary: answers `robots` and a `share` of all others, chosen by their names.
+    """
+
+    models: Mapping[str, str]
+    production: str
+    previous: str = ""
+    canary: str = ""
+    share: float = 0.0
+    robots: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The labels that must be loaded, most needed first; models served beside are kept, too."""
+        return tuple(dict.fromkeys(label for label in (self.production, self.canary, *self.models) if label))
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a replica follows, at one revision.
+
+    Attributes:
+        stopped: {robot: reason}; the robot "" is the whole fleet.
+        generation: rises with every deployment of the application; replicas of an older one drain.
+    """
+
+    routes: Routes
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    generation: int = 0
+    revision: int = 0
+    keys: tuple[Key, ...] = ()
+
+    def stop_reason(self, robot: str) -> str | None:
+        """Say why a robot is stopped, None if it is not."""
+        return self.stopped.get(FLEET, self.stopped.get(robot))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Give the JSON form; keys have their own file."""
+        plain = asdict(replace(self, keys=()))
+        del plain["keys"]
+        return plain
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> "State":
+        """Read what `as_plain` gave."""
+        routes = Routes(**{**plain["routes"], "robots": tuple(plain["routes"]["robots"])})
+        return cls(routes, dict(plain["stopped"]), plain["generation"], plain["revision"])
+
+
+class Control:
+    """Keep the state, change it, and wake those who follow it. `ControlActor` is this class as a Ray actor.
+
+    One lives in a cluster; Ray restarts it when it dies, and it reads its file. While it is away nothing can be
+    changed, and replicas go on as they were.
+    """
+
+    def __init__(self, folder: str):
+        self._file = Path(folder) / "control.json"
+        self._key_file = KeyFile(Path(folder) / "keys.json")
+        self._state: State | None = None
+        if self._file.exists():
+            self._state = State.of_plain(json.loads(self._file.read_text()))
+        self._changed = asyncio.Condition()
+        self._reports: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._keys_read: tuple[float, int] | None = None
+
+    async def begin(self, models: Mapping[str, str], production: str) -> State:
+        """Start a deployment: these models, this one in production, the generation after the last; stops stay set."""
+        old = self._state
+        previous = old.routes.production if old and old.routes.production != production else ""
+        kept = {previous: old.routes.models[previous]} if old and previous in old.routes.models else {}
+        routes = Routes({**kept, **models}, production, previous if kept else "")
+        base = old or State(routes)
+        return await self._become(replace(base, routes=routes, generation=base.generation + 1))
+
+    async def watch(self, revision: int, wait_s: float = 10.0) -> State | None:
+        """Give the state as soon as it is newer than `revision`; None when it is not within `wait_s`."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            await self._read_keys()
+            if self._state is not None and self._state.revision > revision:
+                return self._state
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), min(left, 1.0))
+                except TimeoutError:
+                    continue
+
+    async def update(self, label: str, reference: str) -> State:
+        """Let a model answer everybody; each replica changes over once it has loaded it."""
+        state = self._current()
+        routes = state.routes
+        models = {**routes.models, label: reference}
+        previous = routes.production if routes.production != label else routes.previous
+        return await self._become(replace(state, routes=Routes(pruned(models, label, previous), label, previous)))
+
+    async def canary(self, label: str, reference: str, share: float, robots: tuple[str, ...]) -> State:
+        """Let a model answer some robots, and a share of the others.
+
+        Raises:
+            WireError: the share is not one.
+        """
+        if not 0 <= share <= 1:
+            raise WireError("invalid", "share", "A share lies in 0 to 1.")
+        state = self._current()
+        models = {**state.routes.models, label: reference}
+        routes = replace(state.routes, models=models, canary=label, share=share, robots=robots)
+        return await self._become(replace(state, routes=routes))
+
+    async def promote(self) -> State:
+        """Let the canary answer everybody.
+
+        Raises:
+            WireError: there is none.
+        """
+        state = self._current()
+        if not state.routes.canary:
+            raise WireError("invalid", "", "There is no canary to promote.")
+        return await self.update(state.routes.canary, state.routes.models[state.routes.canary])
+
+    async def rollback(self) -> State:
+        """End the canary if there is one; else let the previous model answer everybody again, at once.
+
+        Raises:
+            WireError: there is neither.
+        """
+        state = self._current()
+        routes = state.routes
+        if routes.canary:
+            models = {name: ref for name, ref in routes.models.items() if name != routes.canary}
+            models = models if routes.canary != routes.previous else routes.models
+            back = replace(routes, models=models, canary="", share=0.0, robots=())
+        elif routes.previous:
+            back = replace(routes, production=routes.previous, previous=routes.production)
+        else:
+            raise WireError("invalid", "", "There is no canary and no model before this one.")
+        return await self._become(replace(state, routes=back))
+
+    async def stop(self, robot: str = FLEET, reason: str = "") -> State:
+        """Refuse actions to a robot, or to the whole fleet, until it is released."""
+        state = self._current()
+        return await self._become(replace(state, stopped={**state.stopped, robot: reason or "emergency stop"}))
+
+    async def release(self, robot: str = FLEET) -> State:
+        """Give actions to a robot, or to the fleet, again."""
+        state = self._current()
+        stopped = {name: why for name, why in state.stopped.items() if name != robot}
+        return await self._become(replace(state, stopped=stopped))
+
+    async def report(self, replica: str, status: dict[str, Any]) -> None:
+        """Take in how a replica is."""
+        self._reports[replica] = (time.monotonic(), status)
+
+    async def status(self) -> dict[str, Any]:
+        """Give the state and what every living replica last reported."""
+        now = time.monotonic()
+        self._reports = {name: kept for name, kept in self._reports.items() if now - kept[0] < REPORT_LIVES_S}
+        return {**self._current().as_plain(), "replicas": {name: kept[1] for name, kept in self._reports.items()}}
+
+    def _current(self) -> State:
+        if self._state is None:
+            raise WireError("unavailable", "", "Nothing is deployed yet.")
+        return self._state
+
+    async def _read_keys(self) -> None:
+        """Take up keys that were added or revoked since the file was last read."""
+        try:
+            entry = os.stat(self._key_file.path)
+        except FileNotFoundError:
+            return
+        if self._state is not None and self._keys_read != (seen := (entry.st_mtime_ns, entry.st_ino)):
+            keys = self._key_file.read()
+            self._keys_read = seen
+            await self._become(replace(self._state, keys=keys))
+
+    async def _become(self, state: State) -> State:
+        state = replace(state, revision=state.revision + 1)
+        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = self._file.with_suffix(".part")
+        with open(part, "w") as file:
+            json.dump(state.as_plain(), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self._file)
+        self._state = state
+        async with self._changed:
+            self._changed.notify_all()
+        return state
+
+
+def pruned(models: Mapping[str, str], *labels: str) -> dict[str, str]:
+    """Keep the models of these labels."""
+    return {label: models[label] for label in labels if label in models}

@@ -1,0 +1,121 @@
+"""WebSocket connections: frames in, frames out, and closed gracefully when the server drains or a robot is silent."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from st4vla.platform.errors import WireError
+from st4vla.serve.access import RateConfig
+
+RESTART, POLICY, TOO_BIG, TRY_LATER, INTERNAL = 1012, 1008, 1009, 1013, 1011
+# Refusals in a row after which a connection is not worth keeping.
+MOST_REFUSALS = 50
+
+
+class Line:
+    """One accepted connection; used by one task."""
+
+    def __init__(self, socket: WebSocket, who: str):
+        self._socket = socket
+        self.who = who
+        self.used_s = time.monotonic()
+        self.is_idle = True
+        self.is_closing = False
+        self.refusals = 0
+
+    async def receive(self) -> bytes | None:
+        """Wait for a frame; None when the connection is over.
+
+        Raises:
+            WireError: the frame is text.
+        """
+        if self.is_closing:
+            await self.close(RESTART, "the server is restarting; connect again")
+            return None
+        self.is_idle, self.used_s = True, time.monotonic()
+        try:
+            message = await self._socket.receive()
+        except (WebSocketDisconnect, RuntimeError):
+            return None
+        self.is_idle, self.used_s = False, time.monotonic()
+        if message["type"] == "websocket.disconnect":
+            return None
+        frame = message.get("bytes")
+        if frame is None:
+            raise WireError("malformed", "", "The frame is text; expected binary.")
+        return frame
+
+    async def send(self, frame: bytes | str) -> None:
+        """Send a frame; a connection that is gone is noticed when the next one is waited for."""
+        try:
+            if isinstance(frame, str):
+                await self._socket.send_text(frame)
+            else:
+                await self._socket.send_bytes(frame)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            self.is_closing = True
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection, if it is still open."""
+        if self._socket.application_state is WebSocketState.CONNECTED:
+            try:
+                await self._socket.close(code, reason)
+            except (RuntimeError, OSError):
+                pass
+
+
+class Lines:
+    """Every open connection of this process: counts them, ends silent ones, drains them all."""
+
+    def __init__(self, rate: RateConfig, idle_s: float = 900.0):
+        self._rate = rate
+        self._idle_s = idle_s
+        self._open: set[Line] = set()
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        """Count the open connections."""
+        return len(self._open)
+
+    def check_room(self, who: str) -> None:
+        """Refuse one connection too many.
+
+        Raises:
+            WireError: "overloaded" or "unavailable".
+        """
+        if self.is_draining:
+            raise WireError("unavailable", "", "The server is restarting; connect again.")
+        if len(self._open) >= self._rate.max_connections:
+            raise WireError("overloaded", "", "Too many connections are open; come back later.")
+        if sum(line.who == who for line in self._open) >= self._rate.connections:
+            raise WireError(
+                "rate_limited", "", f"{self._rate.connections} connections of this caller are open already."
+            )
+
+    @contextmanager
+    def hold(self, line: Line) -> Iterator[Line]:
+        """Count a connection while it is open."""
+        self._open.add(line)
+        try:
+            yield line
+        finally:
+            self._open.discard(line)
+
+    async def end_silent(self) -> None:
+        """Close connections that have sent nothing for long."""
+        now = time.monotonic()
+        for line in [line for line in self._open if line.is_idle and now - line.used_s > self._idle_s]:
+            await line.close(POLICY, "no message for too long")
+
+    async def drain(self) -> None:
+        """Let every connection finish the request it is at, and close it; new ones are refused."""
+        self.is_draining = True
+        for line in list(self._open):
+            line.is_closing = True
+            if line.is_idle:
+                await line.close(RESTART, "the server is restarting; connect again")
+        while any(not line.is_idle for line in self._open):
+            await asyncio.sleep(0.02)

@@ -1,0 +1,244 @@
+"""One serving process, whole: the models, the desk, the doors, and the loop that follows the control record.
+
+`Post` is the plain class; `application.py` makes it a Ray Serve replica, and tests run it under any ASGI server.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from st4vla.platform.errors import WireError
+from st4vla.platform.wire.limits import WireLimits
+from st4vla.serve.access import Lock, RateConfig
+from st4vla.serve.control import Control, State
+from st4vla.serve.desk import Desk
+from st4vla.serve.door_admin import AdminDoor
+from st4vla.serve.door_openpi import OpenpiDoor
+from st4vla.serve.door_vla_eval import VlaEvalDoor
+from st4vla.serve.doors import Doors
+from st4vla.serve.events import Observer, Observers
+from st4vla.serve.house import House
+from st4vla.serve.keys import KeyMap
+from st4vla.serve.line import Lines
+from st4vla.serve.models import LoaderConfig, function_of, load, resolve
+from st4vla.serve.replica import ReplicaConfig
+from st4vla.serve.safety import Safety, SafetyConfig
+
+log = logging.getLogger(__name__)
+REPORT_S = 1.0
+FOLLOW_RETRY_S = 1.0
+LONGEST_START_S = 600.0
+
+
+@dataclass(frozen=True)
+class PostConfig:
+    """What one serving process is made from.
+
+    Attributes:
+        keys, vla_eval_keys: where robots put what a policy needs, at either door.
+        idle_s: a connection that sends nothing for so long is closed.
+        watchers: dotted names of functions of no argument, each giving an observer of `events.py`.
+        safety: the limits of the robots' embodiments.
+        pages: dotted names of functions of (app, post) that add paths, the fleet page among them.
+        tracking_uri: where registry references are looked up.
+    """
+
+    replica: ReplicaConfig = ReplicaConfig()
+    loader: LoaderConfig = LoaderConfig()
+    rate: RateConfig = RateConfig()
+    limits: WireLimits = WireLimits()
+    keys: KeyMap = KeyMap()
+    vla_eval_keys: KeyMap = KeyMap()
+    idle_s: float = 900.0
+    watchers: tuple[str, ...] = ()
+    safety: SafetyConfig = SafetyConfig()
+    pages: tuple[str, ...] = ()
+    tracking_uri: str = ""
+
+
+class Follow(Protocol):
+    """The control record as a process sees it, near or far."""
+
+    async def watch(self, revision: int) -> State | None: ...
+
+    async def call(self, method: str, *arguments: Any) -> Any: ...
+
+
+class NearControl:
+    """A control record in this process."""
+
+    def __init__(self, control: Control):
+        self._control = control
+
+    async def watch(self, revision: int) -> State | None:
+        """Wait for something newer."""
+        return await self._control.watch(revision)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the record."""
+        return await getattr(self._control, method)(*arguments)
+
+
+class Post:
+    """Serve: made on an event loop, started once, closed once."""
+
+    def __init__(self, config: PostConfig, control: Follow, name: str = "", observers: Sequence[Observer] = ()):
+        self.name = name or f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._config = config
+        self._control = control
+        made = [function_of(dotted)() for dotted in config.watchers]
+        self.house = House(partial(load, config=config.loader), config.replica)
+        self.desk = Desk(
+            self.house, Lock(), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
+        )
+        self.lines = Lines(config.rate, config.idle_s)
+        self.doors = Doors(
+            self.desk,
+            self.lines,
+            OpenpiDoor(self.desk, config.keys),
+            VlaEvalDoor(self.desk, config.vla_eval_keys),
+            AdminDoor(self.desk, self),
+        )
+        for page in config.pages:
+            function_of(page)(self.doors.app, self)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._own_address = ""
+
+    async def start(self) -> None:
+        """Follow the control record, and return once a model is loaded.
+
+        Raises:
+            WireError: "unavailable": none could be.
+        """
+        self._spawn(self._follow())
+        self._spawn(self._look_after())
+        async with asyncio.timeout(LONGEST_START_S):
+            while not self.house.production:
+                self.check_health()
+                await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        """Finish what is being answered, close every connection, and stop."""
+        await self.lines.drain()
+        for task in self._tasks:
+            task.cancel()
+        await self.house.close()
+
+    def check_health(self) -> None:
+        """Raise if this process cannot answer and will not be able to.
+
+        Raises:
+            WireError: "unavailable".
+        """
+        routes = self.house.routes
+        if routes and not self.house.loaded and routes.production in self.house.failed:
+            raise WireError("unavailable", "", f"The model failed to load: {self.house.failed[routes.production]}")
+
+    async def status(self) -> dict[str, Any]:
+        """Give the fleet's status."""
+        return await self._control.call("status")
+
+    async def change(self, action: str, **details: Any) -> dict[str, Any]:
+        """Change the control record and give what it then is.
+
+        Raises:
+            WireError: what is asked for is not possible.
+        """
+        arguments: list[Any] = []
+        if action in ("update", "canary"):
+            if not details.get("model"):
+                raise WireError("missing", "model", "Name the model: a registry reference or a checkpoint folder.")
+            try:
+                found = await asyncio.to_thread(
+                    resolve, details["model"], self._config.loader, self._config.tracking_uri
+                )
+            except Exception as error:  # a wrong name must be told apart from a broken server
+                raise WireError("invalid", "model", f"It cannot be found: {error}") from error
+            arguments = [found.label, found.place]
+        if action == "canary":
+            arguments += [float(details.get("share", 0.0)), tuple(details.get("robots", ()))]
+        if action in ("stop", "release"):
+            arguments = [details.get("robot", "")] + ([details.get("reason", "")] if action == "stop" else [])
+        state = await self._control.call(action, *arguments)
+        return state.as_plain()
+
+    def report(self) -> dict[str, Any]:
+        """Say how this process is."""
+        loaded = {
+            label: {"waiting": replica.waiting, **replica.report()} for label, replica in self.house.loaded.items()
+        }
+        return {
+            "production": self.house.production,
+            "loaded": loaded,
+            "failed": dict(self.house.failed),
+            "connections": len(self.lines),
+            "sessions": len(self.house.sessions),
+            "served": self.desk.totals.served,
+            "refused": dict(self.desk.totals.refused),
+            "draining": self.lines.is_draining,
+            "revision": self.desk.state.revision,
+        }
+
+    def application(self) -> Any:
+        """Give the application for an ASGI server; it learns the address it is reached at from the first request."""
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            if not self._own_address and scope.get("server") and scope["server"][1]:
+                host, port = scope["server"][:2]
+                self._own_address = f"http://{host}:{port}"
+            await self.doors(scope, receive, send)
+
+        return application
+
+    def _spawn(self, story: Any) -> None:
+        task = asyncio.ensure_future(story)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self) -> None:
+        """Take up every new state; while the record is away, go on as before."""
+        revision = 0
+        while True:
+            try:
+                state = await self._control.watch(revision)
+            except Exception as error:  # its keeper may be restarting
+                log.warning("the control record does not answer (%s); going on as before", type(error).__name__)
+                await asyncio.sleep(FOLLOW_RETRY_S)
+                continue
+            if state is not None and state.revision != revision:
+                revision = state.revision
+                self._spawn(self.desk.follow(state))
+
+    async def _look_after(self) -> None:
+        """Once a second: report, end what is silent, and drain when the proxy has let go of this process."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            try:
+                await self._control.call("report", self.name, self.report())
+            except Exception as error:  # as in `_follow`
+                log.debug("no report was taken: %s", type(error).__name__)
+            self.house.sessions.forget_old()
+            await self.lines.end_silent()
+            if not self.lines.is_draining and await asyncio.to_thread(is_draining, self._own_address):
+                log.info("draining: every connection is closed behind its answer")
+                self._spawn(self.lines.drain())
+
+
+def is_draining(address: str) -> bool:
+    """Ask the Serve process around us whether it is being taken out of service; only its health page says so."""
+    if not address:
+        return False
+    try:
+        with urllib.request.urlopen(f"{address}/-/healthz", timeout=2):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code == 503 and b"DRAINING" in error.read(200)
+    except OSError:
+        return False

@@ -1,0 +1,89 @@
+"""Messages of the robot families in use are read, whatever form their images and grippers have."""
+
+import numpy as np
+import pytest
+
+from st4vla.platform.contracts import PolicySpec
+from st4vla.platform.errors import ConfigError, WireError
+from st4vla.serve.keys import KeyMap, in_robots_terms, read_observation
+
+SPEC = PolicySpec(("third_person", "wrist"), 224, 8, 7, 8, 5.0, "arm")
+IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+DROID = KeyMap(
+    "droid",
+    {"third_person": "observation/exterior_image_1_left", "wrist": "observation/wrist_image_left"},
+    ("observation/joint_position", "observation/gripper_position"),
+    default_prompt="wait",
+)
+NATIVE = KeyMap().fit(SPEC)
+
+
+def native(**changes: object) -> dict[str, object]:
+    message = {"images": {"third_person": IMAGE, "wrist": IMAGE}, "state": np.arange(8.0), "prompt": "reach"}
+    return {**message, **changes}
+
+
+def test_a_native_message_is_read() -> None:
+    seen = read_observation(native(), NATIVE, SPEC)
+    assert list(seen.images) == ["third_person", "wrist"] and seen.instruction == "reach"
+    assert seen.state is not None and seen.state.dtype == np.float32 and seen.state.tolist() == list(range(8))
+
+
+def test_a_droid_message_with_a_scalar_gripper_and_no_prompt_is_read() -> None:
+    message = {
+        "observation/exterior_image_1_left": IMAGE,
+        "observation/wrist_image_left": IMAGE,
+        "observation/joint_position": np.arange(7.0),
+        "observation/gripper_position": np.float64(0.5),
+    }
+    seen = read_observation(message, DROID, SPEC)
+    assert seen.state is not None and seen.state.tolist() == [0, 1, 2, 3, 4, 5, 6, 0.5] and seen.instruction == "wait"
+
+
+@pytest.mark.parametrize("form", ["chw", "float", "chw float", "int64"])
+def test_images_of_other_forms_are_read_alike(form: str) -> None:
+    image: np.ndarray = IMAGE / np.float32(255) if "float" in form else IMAGE
+    image = image.astype(np.int64) if form == "int64" else image
+    image = image.transpose(2, 0, 1) if "chw" in form else image
+    seen = read_observation(native(images={"third_person": image, "wrist": IMAGE}), NATIVE, SPEC)
+    assert np.array_equal(seen.images["third_person"], IMAGE) and seen.images["third_person"].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "field"),
+    [
+        ({"images": {"third_person": IMAGE}}, "missing", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": IMAGE[..., 0]}}, "invalid", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": np.zeros((4, 5, 4), np.uint8)}}, "invalid", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": np.zeros((0, 5, 3), np.uint8)}}, "invalid", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": IMAGE * np.nan}}, "invalid", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": IMAGE.astype(float)}}, "invalid", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": "a cat"}}, "invalid", "images/wrist"),
+        ({"images": {"third_person": IMAGE, "wrist": np.zeros((9000, 9000, 3), "u1")}}, "too_large", "images/wrist"),
+        ({"state": np.zeros(7)}, "invalid", "state"),
+        ({"state": [0, 1, 2, 3, 4, 5, 6, float("inf")]}, "invalid", "state"),
+        ({"state": ["0"] * 8}, "invalid", "state"),
+        ({"state": None}, "missing", "state"),
+        ({"state": True}, "invalid", "state"),
+        ({"prompt": ""}, "missing", "prompt"),
+        ({"prompt": 7}, "invalid", "prompt"),
+        ({"prompt": "x" * 10000}, "invalid", "prompt"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_is_wrong_is_refused_by_name(change: dict, kind: str, field: str) -> None:
+    with pytest.raises(WireError) as caught:
+        read_observation(native(**change), NATIVE, SPEC)
+    assert (caught.value.kind, caught.value.field) == (kind, field)
+
+
+def test_a_map_without_a_camera_of_the_policy_is_refused_when_it_is_set_up() -> None:
+    with pytest.raises(ConfigError, match="'wrist'"):
+        KeyMap("mine", {"third_person": "observation/image"}).fit(SPEC)
+
+
+def test_grippers_turn_into_the_robots_terms() -> None:
+    actions = np.array([[0.0, 0.0], [0.0, 1.0]], np.float32)
+    assert in_robots_terms(actions, "as_is")[:, -1].tolist() == [0, 1]
+    assert in_robots_terms(actions, "close_positive")[:, -1].tolist() == [1, -1]
+    assert in_robots_terms(actions, "closed_one")[:, -1].tolist() == [1, 0]
