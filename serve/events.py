@@ -46,9 +46,11 @@ class Served:
         plan_age_ms: how old the plan was.
         timing_ms: milliseconds by stage; "total" is from the request's arrival to its answer.
         batch_size: requests answered in the same forward pass.
-        interventions: what the safety limits changed, each with a "kind" and, if it has one, the "row" it is about.
+        interventions: what safety changed, each with at least "kind" and "limit", and "rows", the first and last row of
+            the chunk concerned, where it is about some.
         spatial: what System 2 grounded, in pixels of the first camera's image; None if it was not asked for.
-        executed_steps: rows of the chunk before this one that the robot has executed since; None if it did not say.
+        executed_steps: rows of the chunk before this one that the robot had executed when the frame was taken; None if
+            it did not say, which plain openpi and vla-eval clients do not.
         recording: False if the robot asked not to be recorded, True if it asked for it, None if it said nothing.
         at: Unix time of the request's arrival, in seconds.
     """

@@ -103,13 +103,20 @@ def read_spool(path: Path) -> Iterator[Record]:
 def _encode(record: Record) -> list[memoryview]:
     arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     described = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
-    header = msgpack.packb({**record.facts, "arrays": described})
-    body = [memoryview(array).cast("B") for array in arrays.values() if array.size]
+    header: bytes = msgpack.packb({**record.facts, "arrays": described}, default=_plain) or b""
+    body = [array.data.cast("B") for array in arrays.values() if array.size]
     check = zlib.crc32(header)
     for piece in body:
         check = zlib.crc32(piece, check)
     prefix = PREFIX.pack(MAGIC, len(header), sum(len(piece) for piece in body), check)
     return [memoryview(prefix), memoryview(header), *body]
+
+
+def _plain(value: Any) -> Any:
+    """Give numpy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be kept in a record's header")
 
 
 def _write_all(file: int, pieces: list[memoryview]) -> None:

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 WRITABLE_VERSIONS = ("v2.1", "v3.0")
 
 
+class WriterBusy(DataError):
+    """Another process is writing the dataset."""
+
+
 @dataclass(frozen=True)
 class WriterConfig:
     """How datasets are written.
@@ -56,7 +60,8 @@ class LeRobotWriter:
     no metadata points, until the next episode takes their place. A second writer on the same folder is refused.
 
     Raises:
-        DataError: the disk is full, another writer holds the folder, or an episode has another form than the dataset.
+        WriterBusy: another writer holds the folder.
+        DataError: the disk is full, or an episode has another form than the dataset.
     """
 
     def __init__(self, folder: Path | str, config: WriterConfig = WriterConfig()) -> None:
@@ -141,7 +146,7 @@ def _lock(folder: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise DataError(
+        raise WriterBusy(
             f"{folder} is being written by another process; wait for it or choose another folder."
         ) from None
     return lock

@@ -1,0 +1,95 @@
+"""Everything that watches a serving process, put together: the recorder, the metrics, the audit log, the fleet's view.
+
+Observers([*watch.observers])    is told of every event
+watch.report(...)                about once a second, in a thread: what the board is to know
+watch.close()                    when the process stops
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from st4vla.serve.audit import AuditConfig, AuditLog
+from st4vla.serve.board import Report
+from st4vla.serve.events import Observer, Trouble
+from st4vla.serve.fleet import FleetConfig, FleetView
+from st4vla.serve.metrics import FleetMetrics, MetricsConfig
+from st4vla.serve.recorder import Recorder
+from st4vla.serve.recorder_config import RecorderConfig
+from st4vla.serve.recorder_metrics import RecorderMetrics
+
+# Reading all series takes milliseconds; Prometheus asks every 15 s or so.
+METRICS_EVERY = 5
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What watches a serving process.
+
+    Attributes:
+        record: whether served sessions are recorded.
+        audit: whether connections, refusals, stops and changes are written down.
+    """
+
+    record: bool = False
+    audit: bool = False
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    audit_log: AuditConfig = field(default_factory=AuditConfig)
+
+
+class Watch:
+    """The watchers of one serving process.
+
+    Args:
+        replica: the process's name.
+        waiting: gives the number of requests that wait for a batch.
+        stops: gives the emergency stops in force, {robot or "*": reason}.
+    """
+
+    def __init__(
+        self,
+        config: WatchConfig,
+        replica: str,
+        waiting: Callable[[], int] = lambda: 0,
+        stops: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        self.replica = replica
+        self.metrics, self.fleet = FleetMetrics(config.metrics, waiting), FleetView(config.fleet, stops)
+        self.audit = AuditLog(config.audit_log) if config.audit else None
+        self.recorder = Recorder(config.recorder, self._report_trouble) if config.record else None
+        if self.recorder:
+            self.metrics.add(RecorderMetrics(self.recorder))
+        self._sent: dict[str, float] = {}
+        self._reports = 0
+        self._lock = threading.Lock()
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Give those who are to be told of every event."""
+        return [one for one in (self.metrics, self.fleet, self.audit, self.recorder) if one is not None]
+
+    def report(
+        self, pictures: bool = True, facts: Mapping[str, Any] | None = None, deployment: Mapping[str, Any] | None = None
+    ) -> Report:
+        """Say how things are; pictures are made only if somebody wants them, and only those that are new."""
+        with self._lock:
+            made = self.fleet.pictures(self._sent) if pictures else {}
+            self._sent |= {robot: at for robot, (at, _) in made.items()}
+            families = self.metrics.families() if self._reports % METRICS_EVERY == 0 else None
+            self._reports += 1
+            return Report(self.replica, self.fleet.snapshot(), families, made, facts or {}, deployment or {})
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Finish what is being written; a recording that needs longer finishes by itself."""
+        if self.recorder:
+            self.recorder.close(timeout_s)
+        if self.audit:
+            self.audit.close()
+
+    def _report_trouble(self, trouble: Trouble) -> None:
+        for observer in (self.metrics, self.fleet, self.audit):
+            if observer is not None:
+                observer(trouble)
