@@ -34,7 +34,7 @@ class Part:
     name: str
     start: int
     end: int
-    unit: Literal["m", "rad", "1"]
+    unit: Literal["m", "rad", "deg", "1"]
     form: Literal["delta", "absolute"]
     state_start: int | None = None
     low: tuple[float, ...] = ()
@@ -90,7 +90,7 @@ class Embodiment:
     control_hz: float
     parts: tuple[Part, ...]
     state_dim: int = 0
-    leash: float = 0.1
+    leash: float = 0.05
     refuse_beyond: float = 5.0
     max_plan_age_ms: float = 2000.0
 

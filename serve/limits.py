@@ -47,7 +47,7 @@ class PartMotion:
 
 
 @dataclass(frozen=True)
-class Path:
+class Course:
     """Positions, velocities, accelerations and jerks [...,W], in the part's unit and seconds."""
 
     position: np.ndarray
@@ -75,13 +75,13 @@ def bend(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) -> B
     rows = np.asarray(rows, np.float64)
     if part.form == "absolute" and not any(getattr(part, name) for name in RATES):
         return _clip(part, rows)
-    path = follow(part, period_s, motion, rows)
+    course = follow(part, period_s, motion, rows)
     box = widened(part, motion.position)
     if (
-        not any(found.any() for found in broken(part, path, box).values())
-        and stop_lengths(part, period_s, path.position, path.velocity, path.acceleration, box).all()
+        not any(found.any() for found in broken(part, course, box).values())
+        and stop_lengths(part, period_s, course.position, course.velocity, course.acceleration, box).all()
     ):
-        motions = zip(path.position, path.velocity, path.acceleration, strict=True)
+        motions = zip(course.position, course.velocity, course.acceleration, strict=True)
         return Bent(rows, tuple(PartMotion(*one) for one in motions), ((),) * len(rows))
     return _bend_one_by_one(part, period_s, motion, rows)
 
@@ -108,14 +108,14 @@ def step(
 ) -> tuple[PartMotion, np.ndarray, tuple[str, ...]]:
     """Bend one action [W]: give the motion behind it, the action, and the limits that the wanted one broke."""
     box = widened(part, motion.position)
-    path = follow(part, period_s, motion, wanted[None])
-    names = [name for name, found in broken(part, path, box).items() if found[0]]
+    course = follow(part, period_s, motion, wanted[None])
+    names = [name for name, found in broken(part, course, box).items() if found[0]]
     if not names:
-        if stop_lengths(part, period_s, path.position, path.velocity, path.acceleration, box)[0]:
-            return PartMotion(path.position[0], path.velocity[0], path.acceleration[0]), wanted, ()
+        if stop_lengths(part, period_s, course.position, course.velocity, course.acceleration, box)[0]:
+            return PartMotion(course.position[0], course.velocity[0], course.acceleration[0]), wanted, ()
         names = ["stopping"]
     stop = known_stop(part, period_s, motion, box)
-    direct = reachable(part, period_s, motion, path.velocity[0], box)
+    direct = reachable(part, period_s, motion, course.velocity[0], box)
     bent = _largest_share(part, period_s, motion, direct, stop, box)
     return bent, action_of(part, period_s, bent), tuple(names)
 
@@ -127,7 +127,7 @@ def brake(part: Part, period_s: float, motion: PartMotion) -> tuple[PartMotion, 
     return slower, action_of(part, period_s, slower)
 
 
-def follow(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) -> Path:
+def follow(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) -> Course:
     """Say what actions [T,W] do when they follow a motion."""
     if part.form == "delta":
         position, velocity = motion.position + np.cumsum(rows, axis=0), rows / period_s
@@ -136,7 +136,7 @@ def follow(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) ->
         velocity = np.nan_to_num(np.diff(rows, axis=0, prepend=motion.position[None])) / period_s
     acceleration = np.diff(velocity, axis=0, prepend=motion.velocity[None]) / period_s
     jerk = np.diff(acceleration, axis=0, prepend=motion.acceleration[None]) / period_s
-    return Path(position, velocity, acceleration, jerk)
+    return Course(position, velocity, acceleration, jerk)
 
 
 def widened(part: Part, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,15 +152,15 @@ def range_slack(part: Part) -> np.ndarray:
     return TOLERANCE * (np.array(part.high) - np.array(part.low))
 
 
-def broken(part: Part, path: Path, box: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tell bool [...] for each limit where a path breaks it; what is not known breaks nothing."""
+def broken(part: Part, course: Course, box: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tell bool [...] for each limit where a course breaks it; what is not known breaks nothing."""
     slack = range_slack(part) if part.low else 0.0
-    outside = (path.position < box[0] - slack) | (path.position > box[1] + slack)
+    outside = (course.position < box[0] - slack) | (course.position > box[1] + slack)
     return {
         "range": np.asarray(outside.any(-1)),
-        "velocity": exceeds(path.velocity, part.velocity),
-        "acceleration": exceeds(path.acceleration, part.acceleration),
-        "jerk": exceeds(path.jerk, part.jerk),
+        "velocity": exceeds(course.velocity, part.velocity),
+        "acceleration": exceeds(course.acceleration, part.acceleration),
+        "jerk": exceeds(course.jerk, part.jerk),
     }
 
 
@@ -223,8 +223,8 @@ def _is_allowed(
     velocity = motion.velocity + accelerations_MW * period_s
     position = motion.position + velocity * period_s
     jerk = (accelerations_MW - motion.acceleration) / period_s
-    path = Path(position, velocity, accelerations_MW, jerk)
-    good = ~np.any(list(broken(part, path, box).values()), axis=0)
+    course = Course(position, velocity, accelerations_MW, jerk)
+    good = ~np.any(list(broken(part, course, box).values()), axis=0)
     good[good] = stop_lengths(part, period_s, position[good], velocity[good], accelerations_MW[good], box) > 0
     return good
 
@@ -271,22 +271,22 @@ def stop_lengths(
         if not len(open_rows):
             break
         start = velocity_MW[open_rows], acceleration_MW[open_rows]
-        path = stop_path(length, period_s, position_MW[open_rows], *start)
-        bad = np.any([one.any(-1) for one in broken(part, path, box).values()], axis=0)
+        course = stop_path(length, period_s, position_MW[open_rows], *start)
+        bad = np.any([one.any(-1) for one in broken(part, course, box).values()], axis=0)
         found[open_rows[~bad]] = length
     return found
 
 
 def stop_path(
     length: int, period_s: float, position_MW: np.ndarray, velocity_MW: np.ndarray, acceleration_MW: np.ndarray
-) -> Path:
+) -> Course:
     """Follow the stop of that many steps, and one step more at rest: [M,N+1,W]."""
     acceleration = stops(length, period_s, velocity_MW, acceleration_MW)
     acceleration = np.concatenate([acceleration, np.zeros_like(acceleration[:, :1])], axis=1)
     velocity = velocity_MW[:, None] + np.cumsum(acceleration, axis=1) * period_s
     position = position_MW[:, None] + np.cumsum(velocity, axis=1) * period_s
     jerk = np.diff(acceleration, axis=1, prepend=acceleration_MW[:, None]) / period_s
-    return Path(position, velocity, acceleration, jerk)
+    return Course(position, velocity, acceleration, jerk)
 
 
 def stops(length: int, period_s: float, velocity_MW: np.ndarray, acceleration_MW: np.ndarray) -> np.ndarray:

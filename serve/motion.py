@@ -142,14 +142,14 @@ class MotionLimits:
         for part, before in zip(self.embodiment.parts, motion.parts, strict=True):
             if not times or not part.velocity:
                 continue
-            path = follow(part, self.embodiment.period_s, before, rows[:, part.start : part.end])
-            wild = exceeds(path.velocity, tuple(times * limit for limit in part.velocity))
+            course = follow(part, self.embodiment.period_s, before, rows[:, part.start : part.end])
+            wild = exceeds(course.velocity, tuple(times * limit for limit in part.velocity))
             if wild.any():
                 row = int(wild.argmax())
                 raise WireError(
                     "invalid",
                     f"{ACTIONS}[{row}]",
-                    f"{part.name} would move at {np.linalg.norm(path.velocity[row]):.3g} {part.unit}/s, more than "
+                    f"{part.name} would move at {np.linalg.norm(course.velocity[row]):.3g} {part.unit}/s, more than "
                     f"{times:g} times its limit; check units and action form, or move to the start pose first.",
                 )
 

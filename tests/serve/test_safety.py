@@ -1,5 +1,7 @@
 """Safety outside the model: what is clamped, what is refused, who is stopped, and what is written down."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from st4vla.serve.safety import Safety, SafetyConfig, SafetyFilter
 from st4vla.serve.session import Session
 
 PANDA = Embodiment.load("tabletop_panda")
+GENTLE = replace(PANDA, parts=(replace(PANDA.parts[0], acceleration=(1.5,)), *PANDA.parts[1:]))
 STATE = np.array([0.6, 0, 0.2, np.pi, 0, 0, 1], np.float32)
 
 
@@ -94,7 +97,7 @@ def test_limits_that_need_the_position_refuse_a_robot_that_does_not_say_it():
 
 
 def test_a_new_chunk_is_limited_from_the_row_that_the_robot_had_reached():
-    safety, held = SafetyFilter(PANDA), session()
+    safety, held = SafetyFilter(GENTLE), session()
     safety.check(held, stamp(), chunk((0.02, 0, 0, 1), (0.04, 0, 0, 1), (0.02, 0, 0, 1), (0, 0, 0, 1)), STATE)
     back = chunk((-0.04, 0, 0, 1))
     given, interventions = safety.check(held, stamp(sequence=1, executed_steps=2), back, STATE)

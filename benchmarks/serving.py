@@ -1,0 +1,130 @@
+"""What the serving benchmarks stand on: a server of its own, foreign clients in environments of their own, robots."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import ROOT
+from st4vla.platform.ports import free_ports
+from st4vla.platform.wire import openpi
+
+START_TIMEOUT_S = 300.0
+PIXELS = 224
+UNBOUNDED = ("post.rate.requests_per_s=100000", "post.rate.burst=10000")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `st4vla serve`."""
+
+    port: int
+    vla_eval_port: int
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """The openpi door."""
+        return f"ws://127.0.0.1:{self.port}/"
+
+    @property
+    def http(self) -> str:
+        """The HTTP door, without a slash."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self) -> str:
+        """What it has printed."""
+        return (self.folder / "serve.log").read_text()
+
+
+@contextmanager
+def server(reference: str, *overrides: str, fixed: bool = True) -> Iterator[Server]:
+    """Run `st4vla serve` with a policy of known duration, and end it."""
+    port, vla_eval_port = free_ports(2)
+    command = [sys.executable, "-m", "st4vla.platform.cli", "serve", reference, "tracking=off"]
+    command += [f"gate.port={port}", f"gate.vla_eval_port={vla_eval_port}", "keys=libero", "engine.num_cpus=4"]
+    command += ["post.loader.function=benchmarks.fixed_latency.build"] if fixed else []
+    with tempfile.TemporaryDirectory(prefix="st4vla-serve-") as name:
+        folder = Path(name)
+        with open(folder / "serve.log", "wb") as log:
+            process = subprocess.Popen(
+                [*command, *overrides], cwd=folder, stdout=log, stderr=log, env=environment(), start_new_session=True
+            )
+        running = Server(port, vla_eval_port, process, folder)
+        try:
+            wait_until_ready(running)
+            yield running
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def environment() -> dict[str, str]:
+    """The environment in which a child finds st4vla and this folder as this process does."""
+    paths = [str(ROOT), *(path for path in sys.path if path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1"}
+
+
+def wait_until_ready(running: Server) -> None:
+    """Wait until a model is loaded.
+
+    Raises:
+        RuntimeError: the server ended or took too long; with its log.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and running.process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{running.http}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError(f"the server did not become ready:\n{running.log()[-3000:]}")
+
+
+def client_python(package: str) -> Path | None:
+    """Give the interpreter of an environment that holds one foreign client, made once; None where PyPI is away."""
+    home = Path(os.environ.get("ST4VLA_CLIENTS") or Path.home() / ".cache" / "st4vla" / "clients") / package
+    python = home / "bin" / "python"
+    if (home / "complete").exists():
+        return python
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, capture_output=True)
+    # openpi-client imports typing_extensions without asking for it.
+    wanted = [package, "typing_extensions"]
+    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
+    if subprocess.run(install, capture_output=True, check=False, timeout=600).returncode:
+        return None
+    (home / "complete").touch()
+    return python
+
+
+def libero_message(pixel: int, **more: Any) -> bytes:
+    """Pack a LIBERO observation whose frames have one value, so that its answer can be told from others."""
+    frame = np.full((PIXELS, PIXELS, 3), pixel, np.uint8)
+    message = {
+        "observation/image": frame,
+        "observation/wrist_image": frame,
+        "observation/state": np.full(8, float(pixel)),
+        "prompt": "put the bowl on the plate",
+    }
+    return openpi.pack({**message, **more})
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float]:
+    """Give the median and the 99th percentile in milliseconds."""
+    p50, p99 = np.percentile(np.asarray(seconds) * 1000, [50, 99])
+    return float(p50), float(p99)
