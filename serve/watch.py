@@ -5,6 +5,8 @@ watch.report(...)                about once a second, in a thread: what the boar
 watch.close()                    when the process stops
 """
 
+import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +17,14 @@ from st4vla.serve.board import Report
 from st4vla.serve.events import Observer, Trouble
 from st4vla.serve.fleet import FleetConfig, FleetView
 from st4vla.serve.metrics import FleetMetrics, MetricsConfig
+from st4vla.serve.pages import BoardLink
 from st4vla.serve.recorder import Recorder
 from st4vla.serve.recorder_config import RecorderConfig
 from st4vla.serve.recorder_metrics import RecorderMetrics
 
+log = logging.getLogger(__name__)
+REPORT_S = 1.0
+Facts = tuple[dict[str, Any], dict[str, Any]]
 # Reading all series takes milliseconds; Prometheus asks every 15 s or so.
 METRICS_EVERY = 5
 
@@ -93,3 +99,26 @@ class Watch:
         for observer in (self.metrics, self.fleet, self.audit):
             if observer is not None:
                 observer(trouble)
+
+
+async def keep_board(
+    watch: Watch,
+    board: BoardLink,
+    facts: Callable[[], tuple[dict[str, Any], dict[str, Any]]],
+    period_s: float = REPORT_S,
+) -> None:
+    """Tell the board once a second, until cancelled; while it is away, go on as before.
+
+    Args:
+        facts: gives what is to be said of this process, and of the deployment.
+    """
+    wants_pictures = False
+    while True:
+        about, deployment = facts()
+        report = await asyncio.to_thread(watch.report, wants_pictures, about, deployment)
+        try:
+            wants_pictures = await board.call("post", report)
+        except Exception as error:
+            # A boundary: the board's process may be restarting, and robots are served all the same.
+            log.debug("the board took no report: %s", type(error).__name__)
+        await asyncio.sleep(period_s)
