@@ -104,19 +104,31 @@ def _google(name: str) -> Callable[[], RobotModel]:
     return make
 
 
+def _widowx(name: str) -> Callable[[], RobotModel]:
+    def make() -> RobotModel:
+        from st4vla.envs.simpler.widowx import widowx
+
+        return widowx(name)
+
+    return make
+
+
 # Functions that import late, so that one robot's module may use what is here.
 ROBOTS: dict[str, Callable[[], RobotModel]] = {
-    name: _google(name)
-    for name in (
-        "google_robot_static",
-        "google_robot_static_worse_control1",
-        "google_robot_static_worse_control2",
-        "google_robot_static_worse_control3",
-        "google_robot_static_half_finger_friction",
-        "google_robot_static_quarter_finger_friction",
-        "google_robot_static_one_eighth_finger_friction",
-        "google_robot_static_twice_finger_friction",
-    )
+    **{name: _widowx(name) for name in ("widowx", "widowx_bridge_dataset_camera_setup", "widowx_sink_camera_setup")},
+    **{
+        name: _google(name)
+        for name in (
+            "google_robot_static",
+            "google_robot_static_worse_control1",
+            "google_robot_static_worse_control2",
+            "google_robot_static_worse_control3",
+            "google_robot_static_half_finger_friction",
+            "google_robot_static_quarter_finger_friction",
+            "google_robot_static_one_eighth_finger_friction",
+            "google_robot_static_twice_finger_friction",
+        )
+    },
 }
 
 
