@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sapien
 from mani_skill.agents.base_agent import BaseAgent
 from mani_skill.sensors.camera import CameraConfig
+from mani_skill.utils import sapien_utils
+from mani_skill.utils.structs import Articulation, Pose
 
 from st4vla.envs.simpler.control import PlannedControllerConfig
+from st4vla.envs.simpler.lean import Frames, lean
 from st4vla.envs.simpler.robot import RobotModel, robot_model
 
 
@@ -19,28 +23,46 @@ class ModelAgent(BaseAgent):
     model: RobotModel
     load_multiple_collisions = True
 
+    def _load_articulation(self, initial_pose: Any = None) -> None:
+        """Load the robot, thinned out; `seen_links` are those that have something to be seen, kept or not."""
+        loader = self.scene.create_urdf_loader()
+        loader.name, loader.fix_root_link = self.uid, True
+        loader.load_multiple_collisions_from_file = True
+        config = sapien_utils.parse_urdf_config(self.urdf_config)  # type: ignore[arg-type]
+        sapien_utils.apply_urdf_config(loader, config)
+        builder = loader.parse(str(self.urdf_path))["articulation_builders"][0]
+        self.seen_links = tuple(link.name for link in builder.link_builders if link.visual_records)
+        self.frames: Frames = lean(builder) if not self.scene.can_render() else {}
+        builder.initial_pose = initial_pose
+        self.robot: Articulation = builder.build()
+        self.robot_link_names = [link.name for link in self.robot.get_links()]
+
     @property
     def _controller_configs(self) -> dict[str, Any]:
-        model = self.model
-        return {
-            "raw": PlannedControllerConfig(
-                [joint.name for joint in self.robot.active_joints], model.make_planner, model.tcp_link, model.motors
-            )
-        }
+        model, joints = self.model, [joint.name for joint in self.robot.active_joints]
+        config = PlannedControllerConfig(
+            joints, model.make_planner, model.tcp_link, model.motors, str(self.urdf_path), self.frame(model.tcp_link)
+        )
+        return {"raw": config}
+
+    def frame(self, link: str) -> tuple[str, sapien.Pose]:
+        """Say where a link of the URDF is: on which link that was built, and its pose on that."""
+        return self.frames.get(link, (link, sapien.Pose()))
 
     @property
     def _sensor_configs(self) -> list[CameraConfig]:
         camera = self.model.camera
+        carrier, pose = self.frame(camera.link)
         return [
             CameraConfig(
                 uid=camera.name,
-                pose=camera.local_pose,
+                pose=pose * camera.local_pose,
                 width=camera.width,
                 height=camera.height,
                 near=camera.near,
                 far=camera.far,
                 intrinsic=camera.intrinsic,
-                mount=self.robot.links_map[camera.link],
+                mount=self.robot.links_map[carrier],
             )
         ]
 
@@ -50,10 +72,18 @@ class ModelAgent(BaseAgent):
                 self.model.after_loading(articulation)
 
     def _after_init(self) -> None:
+        for name, armature in self.model.armatures.items():
+            for joint in self.robot.active_joints_map[name]._objs:
+                joint.set_armature(np.array([armature], dtype=np.float32))
         order = [joint.name for joint in self.robot.active_joints]
         self.to_ours = np.array([self.model.joints.index(name) for name in order])
         self.to_theirs = np.array([order.index(name) for name in self.model.joints])
-        self.tcp = self.robot.links_map[self.model.tcp_link]
+
+    @property
+    def tcp_pose(self) -> Pose:
+        """The tool's pose in the world, one row per environment."""
+        carrier, pose = self.frame(self.model.tcp_link)
+        return self.robot.links_map[carrier].pose * Pose.create(pose, device=self.device)
 
     def before_simulation_step(self) -> None:
         self.controller.before_simulation_step()

@@ -5,14 +5,16 @@ planner for every row of a batch and plays their plans, physics step by physics 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from xml.etree import ElementTree
 
 import numpy as np
 import sapien
 import torch
 from gymnasium import spaces
 from mani_skill.agents.controllers.base_controller import BaseController, ControllerConfig
+from sapien.pysapien_pinocchio import PinocchioModel
 
 from st4vla.envs.simpler.robot import Motors
 
@@ -54,16 +56,21 @@ class Planner(Protocol):
     def hold_action(self) -> np.ndarray: ...
 
 
+JOINT_PARTS = ("parent", "child", "origin", "axis", "limit")
+
+
 class Kinematics:
     """Solve for joint positions by closed-loop inverse kinematics, Pinocchio's as SAPIEN carries it.
 
-    The model is the articulation's own; the batch's rows share it, as they share the robot.
+    The model is made from the robot's URDF as it stands, whatever was left out of the simulation.
     """
 
-    def __init__(self, articulation: Any, tcp_link: str):
-        self.articulation = articulation
-        self._model = articulation.create_pinocchio_model()
-        self._link = [link.entity.name for link in articulation.links].index(tcp_link)
+    def __init__(self, urdf: str, joints: Sequence[str], tcp_link: str, limits: np.ndarray):
+        """Read the model; `joints` [D] is the articulation's order, `limits` [D,2] its joint limits."""
+        self.limits = limits
+        self._model = PinocchioModel(_skeleton(urdf), np.array([0.0, 0.0, -9.81]))
+        self._model.set_joint_order(list(joints))
+        self._model.set_link_order([tcp_link])
 
     def solve(self, pose: sapien.Pose, qpos: np.ndarray, movable: np.ndarray) -> np.ndarray | None:
         """Give the joints [D] that bring the tool to `pose` (base frame), None where 100 rounds do not.
@@ -74,14 +81,29 @@ class Kinematics:
             movable: 1 for each joint that may move, int32 [D].
         """
         found, success, _ = self._model.compute_inverse_kinematics(
-            self._link, pose, initial_qpos=qpos, active_qmask=movable, max_iterations=100
+            0, pose, initial_qpos=qpos, active_qmask=movable, max_iterations=100
         )
         return np.asarray(found) if success else None
 
     def tcp_at(self, qpos: np.ndarray) -> sapien.Pose:
         """Give the tool's pose in the base frame at joints [D]."""
         self._model.compute_forward_kinematics(qpos)
-        return self._model.get_link_pose(self._link)
+        return self._model.get_link_pose(0)
+
+
+def _skeleton(urdf: str) -> str:
+    """Give a URDF's links and joints alone: Pinocchio's reader refuses much of the rest."""
+    robot = ElementTree.Element("robot", name="skeleton")
+    for part in ElementTree.parse(urdf).getroot():
+        if part.tag == "link":
+            ElementTree.SubElement(robot, "link", name=part.attrib["name"])
+        elif part.tag == "joint":
+            joint = ElementTree.SubElement(robot, "joint", name=part.attrib["name"], type=part.attrib["type"])
+            kept = ("parent", "child", "origin") if joint.get("type") == "fixed" else JOINT_PARTS
+            joint.extend(child for child in part if child.tag in kept)
+            for limit in joint.findall("limit"):
+                limit.attrib = {"effort": "0", "velocity": "0", **limit.attrib}
+    return ElementTree.tostring(robot, encoding="unicode")
 
 
 PlannerFactory = Callable[[Kinematics, Sequence[str], int, int], Planner]
@@ -96,14 +118,16 @@ class PlannedController(BaseController):
     def _initialize_joints(self) -> None:
         super()._initialize_joints()
         config, names = self.config, [joint.name for joint in self.articulation.active_joints]
-        kinematics = Kinematics(self.articulation._objs[0], config.tcp_link)
+        limits = np.asarray(self.articulation._objs[0].qlimits, dtype=np.float64)
+        kinematics = Kinematics(config.urdf, names, config.tcp_link, limits)
         sim_hz = self._sim_steps * self._control_freq
         self.planners = [
             config.make_planner(kinematics, names, sim_hz, self._sim_steps) for _ in range(self.scene.num_envs)
         ]
         self._plans: list[Plan] = []
         self._cursor = 0
-        self._tip = self.articulation.links_map[config.tcp_link]._objs[0]
+        carrier, self._tip_pose = config.tcp_frame
+        self._tip = self.articulation.links_map[carrier]
         self._drives = [joint._objs[0] for joint in self.articulation.active_joints]
 
     def _initialize_action_space(self) -> None:
@@ -122,10 +146,9 @@ class PlannedController(BaseController):
         """Read the robot of one row."""
         if not self.scene.gpu_sim_enabled:
             robot = self.articulation._objs[0]
-            tip = robot.pose.inv() * self._tip.entity_pose
+            tip = robot.pose.inv() * self._tip._objs[0].entity_pose * self._tip_pose
             return Measured(robot.qpos.astype(np.float64), robot.qvel.astype(np.float64), tip)
-        link = self.articulation.links_map[self.config.tcp_link]
-        base, tip = self.articulation.pose[row].sp, link.pose[row].sp
+        base, tip = self.articulation.pose[row].sp, self._tip.pose[row].sp * self._tip_pose
         qpos, qvel = self.articulation.qpos[row], self.articulation.qvel[row]
         return Measured(qpos.cpu().numpy().astype(np.float64), qvel.cpu().numpy().astype(np.float64), base.inv() * tip)
 
@@ -176,9 +199,11 @@ class PlannedController(BaseController):
 
 @dataclass
 class PlannedControllerConfig(ControllerConfig):
-    """What the controller plays: which planner, from which tool, by which motors."""
+    """What the controller plays: which planner, from which tool (where it sits on which link), by which motors."""
 
     make_planner: Any = None
     tcp_link: str = ""
-    motors: Motors | None = None
+    motors: Motors = field(default_factory=dict)
+    urdf: str = ""
+    tcp_frame: tuple[str, sapien.Pose] = ("", sapien.Pose())
     controller_cls: Any = PlannedController

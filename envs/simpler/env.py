@@ -1,4 +1,4 @@
-"""Build SimplerEnv's scenes as one ManiSkill environment; what is in them comes from a `Build`, an episode from a `Layout`.
+"""Build SimplerEnv's scenes as one ManiSkill environment: a `Build` says what is in it, a `Layout` how it starts.
 
 On CPU physics a reset lets objects fall exactly as the original does. On a GPU (`num_envs > 1`,
 `sim_backend="physx_cuda"`; written, not yet run) a body's motions cannot be locked while it falls, PCM cannot be
@@ -99,8 +99,9 @@ class SimplerEnv(BaseEnv):
         if thing.fixed is not None:
             return self._fix(builder, thing.model)
         actor = builder.build_dynamic(thing.model)
-        actor.set_linear_damping(DAMPING)
-        actor.set_angular_damping(DAMPING)
+        if thing.damped:
+            actor.set_linear_damping(DAMPING)
+            actor.set_angular_damping(DAMPING)
         if thing.matte and self.scene.can_render():
             for entity in actor._objs:
                 building.make_matte(entity.find_component_by_type(sapien.render.RenderBodyComponent))
@@ -175,8 +176,16 @@ class SimplerEnv(BaseEnv):
         qpos = np.array([layout.cabinet_qpos for layout in layouts])[:, order]
         self.cabinet.set_qpos(torch.tensor(qpos, dtype=torch.float32, device=self.device))
 
+    def run_control_step(self, action: np.ndarray) -> None:
+        """Execute one raw action [A] in the one scene on a CPU, without ManiSkill's observations and rewards."""
+        agent, step = self.agent, self.scene.px.step
+        agent.controller.command(action[None])
+        for _ in range(self.build.substeps):
+            agent.before_simulation_step()
+            step()
+
     def evaluate(self) -> dict[str, torch.Tensor]:
         return {}
 
     def _get_obs_extra(self, info: dict) -> dict[str, torch.Tensor]:
-        return {"tcp_pose": self.agent.tcp.pose.raw_pose}
+        return {"tcp_pose": self.agent.tcp_pose.raw_pose}

@@ -82,6 +82,8 @@ FINGER_FRICTION = {"half": 1.0, "quarter": 0.5, "one_eighth": 0.25, "twice": 4.0
 ARM_LIMITS = (1.5, 2.0, 50.0)  # rad/s, rad/s2, rad/s3
 FINGER_LIMITS = (1.0, 7.0, 50.0)
 FINGER_REACH = 1.31
+# The fingers' own inertia is so small beside the force they close with that PhysX 5 lets what they hold slip away.
+FINGER_ARMATURE = 1e-2
 FINGER_MARGIN = 0.01
 SMALL_TURN = 1e-3
 
@@ -133,7 +135,7 @@ class GooglePlanner:
         self._fingers = np.array([joints.index(name) for name in FINGERS])
         self._movable = np.zeros(len(joints), dtype=np.int32)
         self._movable[self._arm] = 1
-        limits = np.asarray(kinematics.articulation.qlimits, dtype=np.float64)[self._fingers]
+        limits = kinematics.limits[self._fingers]
         self._finger_limits = limits[:, 0] - FINGER_MARGIN, limits[:, 1] + FINGER_MARGIN
 
     def reset(self, measured: Measured) -> None:
@@ -200,7 +202,7 @@ def _surfaces(finger_friction: float) -> dict[str, Surface]:
 
 
 def google_robot(name: str) -> RobotModel:
-    """Describe the Google robot by the original's name: plain, one of the worse controls, or another finger friction."""
+    """Describe the Google robot by its name: plain, with one of the worse controls, or another finger friction."""
     tuning = name[-1] if "worse_control" in name else ""
     friction = next((value for key, value in FINGER_FRICTION.items() if f"_{key}_finger" in name), 2.0)
     return RobotModel(
@@ -213,4 +215,8 @@ def google_robot(name: str) -> RobotModel:
         pads=PADS,
         make_planner=GooglePlanner,
         surfaces=_surfaces(friction),
+        armatures=dict.fromkeys(FINGERS, FINGER_ARMATURE),
+        fingers=FINGERS,
+        open_at=0.0,
+        closed_at=1.3,
     )

@@ -23,18 +23,23 @@ def photograph(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def compose(rendered: np.ndarray, foreground: np.ndarray | None, photo: np.ndarray | None, blend: bool) -> np.ndarray:
-    """Give uint8 [H,W,3] of a rendering [H,W,3] in 0..1: the foreground kept, the rest the photograph, truncated.
+    """Give uint8 [H,W,3] of a rendering: the foreground kept, the rest the photograph, truncated as the original does.
 
     Args:
-        rendered: float [H,W,3].
+        rendered: float [H,W,3] of about 0..1.
         foreground: bool [H,W], where the rendering is kept; None without a photograph.
         photo: float [H,W,3] of 0..1, or None for the bare rendering.
         blend: half and half everywhere, for checking an alignment.
     """
     if photo is None or foreground is None:
-        seen = rendered
-    elif blend:
-        seen = rendered * 0.5 + photo * 0.5
-    else:
-        seen = np.where(foreground[..., None], rendered, photo)
-    return (np.clip(seen, 0.0, 1.0) * 255).astype(np.uint8)
+        return truncated(rendered)
+    if blend:
+        return truncated(rendered * 0.5 + photo * 0.5)
+    seen = truncated(photo)
+    seen[foreground] = truncated(rendered[foreground])
+    return seen
+
+
+def truncated(values: np.ndarray) -> np.ndarray:
+    """Give 0..1 as uint8, cut off rather than rounded."""
+    return (np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)

@@ -77,8 +77,10 @@ class RobotModel:
         camera: what the policies see through.
         pads: left and right side of the gripper.
         make_planner: makes its planner (`control.PlannerFactory`).
+        armatures: kg m2 added to a joint's own inertia, so that the solver can hold what is gripped; see there.
         balance_coriolis: whether the forces that the motion itself makes are cancelled at every physics step, as
             gravity always is.
+        fingers, open_at, closed_at: the gripper's joints, and where they stand when it is open or closed.
         after_loading: called with each articulation of the robot once it is built.
     """
 
@@ -91,8 +93,17 @@ class RobotModel:
     pads: tuple[Pads, Pads]
     make_planner: Callable[..., Any]
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    armatures: Mapping[str, float] = field(default_factory=dict)
     balance_coriolis: bool = True
+    fingers: tuple[str, ...] = ()
+    open_at: float = 1.0
+    closed_at: float = 0.0
     after_loading: Callable[[Any], None] | None = None
+
+    def opening(self, qpos: np.ndarray) -> float:
+        """Give the gripper's reading, 0 closed .. 1 open, from joint positions in the original's order."""
+        where = float(np.mean([qpos[self.joints.index(name)] for name in self.fingers]))
+        return float(np.clip((where - self.closed_at) / (self.open_at - self.closed_at), 0.0, 1.0))
 
 
 def _google(name: str) -> Callable[[], RobotModel]:

@@ -27,6 +27,7 @@ class Thing:
         density: kg/m3.
         fixed: where it stays put all the time, a pose [7]; None for an object that moves freely.
         matte: whether its render materials are made rough and unspecular.
+        damped: whether its linear and angular speed is damped by 0.1; else PhysX's own defaults hold.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Thing:
     density: float = 1000.0
     fixed: tuple[float, ...] | None = None
     matte: bool = False
+    damped: bool = True
 
 
 @dataclass(frozen=True)

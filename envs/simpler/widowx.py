@@ -58,7 +58,7 @@ class WidowXPlanner:
         self._fingers = np.array([joints.index(name) for name in FINGERS])
         self._movable = np.zeros(len(joints), dtype=np.int32)
         self._movable[self._arm] = 1
-        self._finger_limits = np.asarray(kinematics.articulation.qlimits, dtype=np.float64)[self._fingers].T
+        self._finger_limits = kinematics.limits[self._fingers].T
 
     def reset(self, measured: Measured) -> None:
         """Forget the episode before: the tool was told to be where it is, the fingers to stay."""
@@ -127,5 +127,8 @@ def widowx(name: str) -> RobotModel:
         pads=PADS,
         make_planner=WidowXPlanner,
         surfaces={"left_finger_link": GRIP, "right_finger_link": GRIP},
+        fingers=FINGERS,
+        open_at=0.037,
+        closed_at=0.015,
         after_loading=_free_the_fingers,
     )
