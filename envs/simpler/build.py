@@ -8,6 +8,7 @@ from sapien.physx import PhysxMaterial
 from sapien.render import RenderMaterial
 
 from st4vla.envs.simpler.assets import AssetTree
+from st4vla.envs.simpler.pieces import add_pieces
 from st4vla.envs.simpler.setup import Arena, AssetFamily, Thing
 
 CABINET_POSE = sapien.Pose([-0.295, 0.0, 0.017])
@@ -63,16 +64,11 @@ def _linear(red: int, green: int, blue: int) -> list[float]:
 
 def add_thing(builder: Any, thing: Thing, family: AssetFamily, tree: AssetTree, solid: bool, seen: bool) -> None:
     """Add one object to a builder: its collision mesh as convex pieces, its textured mesh as it is seen."""
-    scale = [thing.scale] * 3
     if solid:
-        builder.add_multiple_convex_collisions_from_file(
-            str(tree.model(family, thing.model) / "collision.obj"),
-            scale=scale,
-            material=PhysxMaterial(OBJECT_FRICTION, OBJECT_FRICTION, 0.0),
-            density=thing.density,
-        )
+        rubber = PhysxMaterial(OBJECT_FRICTION, OBJECT_FRICTION, 0.0)
+        add_pieces(builder, tree.model(family, thing.model) / "collision.obj", thing.scale, rubber, thing.density)
     if seen:
-        builder.add_visual_from_file(str(tree.visual(family, thing.model)), scale=scale)
+        builder.add_visual_from_file(str(tree.visual(family, thing.model)), scale=[thing.scale] * 3)
 
 
 def make_matte(body: sapien.render.RenderBodyComponent) -> None:

@@ -64,9 +64,9 @@ Resolver = Callable[[Case, AssetTree], Setup]
 
 def resolvers() -> dict[str, Resolver]:
     """Give the function that resolves each of the original's environment ids."""
-    from st4vla.envs.simpler import drawer, move_near, pick
+    from st4vla.envs.simpler import drawer, move_near, pick, put_on
 
-    return {**pick.RESOLVERS, **move_near.RESOLVERS, **drawer.RESOLVERS}
+    return {**pick.RESOLVERS, **move_near.RESOLVERS, **drawer.RESOLVERS, **put_on.RESOLVERS}
 
 
 def resolve(case: Case, tree: AssetTree) -> Setup:

@@ -20,7 +20,7 @@ from mani_skill.utils.structs.types import DefaultMaterialsConfig, SceneConfig, 
 from st4vla.envs.simpler import build as building
 from st4vla.envs.simpler.agent import ModelAgent, agent_class
 from st4vla.envs.simpler.assets import AssetTree, find_tree
-from st4vla.envs.simpler.settle import settle
+from st4vla.envs.simpler.settle import body_of, settle
 from st4vla.envs.simpler.setup import Build, Layout
 
 ENV_ID = "St4vlaSimpler-v1"
@@ -97,7 +97,7 @@ class SimplerEnv(BaseEnv):
         )
         builder.set_initial_pose(start)
         if thing.fixed is not None:
-            return builder.build_kinematic(thing.model)
+            return self._fix(builder, thing.model)
         actor = builder.build_dynamic(thing.model)
         if thing.damped:
             actor.set_linear_damping(DAMPING)
@@ -105,6 +105,14 @@ class SimplerEnv(BaseEnv):
         if thing.matte and self.scene.can_render():
             for entity in actor._objs:
                 building.make_matte(entity.find_component_by_type(sapien.render.RenderBodyComponent))
+        return actor
+
+    def _fix(self, builder: Any, name: str) -> Actor:
+        """Build an object that stays put: as in the original a body with every motion locked, on a GPU kinematic."""
+        if self.gpu_sim_enabled:
+            return builder.build_kinematic(name)
+        actor = builder.build_dynamic(name)
+        body_of(actor).set_locked_motion_axes([True] * 6)
         return actor
 
     def _load_cabinet(self) -> Articulation:

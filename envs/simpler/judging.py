@@ -57,12 +57,13 @@ class Milestones:
 
 def make_judge(setup: Setup, view: SceneView) -> Judge:
     """Make the judge of an episode, by the kind its setup names."""
-    from st4vla.envs.simpler import drawer, move_near, pick
+    from st4vla.envs.simpler import drawer, move_near, pick, put_on
 
     makers: dict[str, MakeJudge] = {
         "pick": pick.PickJudge,
         "move_near": move_near.MoveNearJudge,
         "drawer": drawer.DrawerJudge,
         "place": drawer.PlaceJudge,
+        "put_on": put_on.PutOnJudge,
     }
     return makers[setup.judge["kind"]](setup, view)

@@ -105,6 +105,15 @@ class SceneView:
             return self.links[carrier].pose * pose
         return self._cabinet_links[link].pose if owner == "cabinet" else self.entities[name].pose
 
+    def qvel(self) -> np.ndarray:
+        """Joint velocities in the original's order."""
+        return np.asarray(self.robot.qvel, dtype=np.float64)[self.env.agent.to_theirs]
+
+    def drive_targets(self) -> np.ndarray:
+        """Where the joints' drives were last told to go, in the original's order."""
+        told = [float(np.squeeze(joint.drive_target)) for joint in self.robot.active_joints]
+        return np.array(told)[self.env.agent.to_theirs]
+
     def qpos(self) -> np.ndarray:
         """Joint positions in the original's order."""
         return np.asarray(self.robot.qpos, dtype=np.float64)[self.env.agent.to_theirs]

@@ -266,6 +266,10 @@ class SimplerWorld:
         name = (cameras or (self.robot.camera.name,))[0]
         return {name: stage.photograph(self.setup.view)}
 
+    def segment_names(self) -> tuple[str, ...]:
+        """Name what the numbers of a frame's segmentation stand for, from 1 on."""
+        return self._stage().names
+
     def close(self) -> None:
         """Give the scenes back."""
         self._scenes.close()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from st4vla.envs.simpler.put_on import TASKS, PutOn, Situation, turned_box, verdict
+from st4vla.envs.simpler.put_on import TASKS, PutOn, Situation, turned, verdict
 
 CARROT = TASKS["PutCarrotOnPlateInScene-v0"]
 SPOON = TASKS["PutSpoonOnTableClothInScene-v0"]
@@ -41,10 +41,9 @@ def test_the_eggplant_has_three_turns_at_eight_places() -> None:
 
 
 def test_a_turned_box_keeps_its_signs() -> None:
-    entry = {"bbox": {"min": [-0.07, -0.02, -0.01], "max": [0.07, 0.02, 0.01]}}
     quarter = np.array([math.sqrt(0.5), 0, 0, math.sqrt(0.5)])
-    assert turned_box(entry, 1.0, quarter) == pytest.approx([-0.04, 0.14, 0.02])
-    assert turned_box(entry, 2.0, np.array([1.0, 0, 0, 0])) == pytest.approx([0.28, 0.08, 0.04])
+    assert turned((0.14, 0.04, 0.02), quarter) == pytest.approx([-0.04, 0.14, 0.02])
+    assert turned((0.14, 0.04, 0.02), np.array([1.0, 0, 0, 0])) == pytest.approx([0.14, 0.04, 0.02])
 
 
 def situation(task: PutOn, offset: tuple[float, float, float], **other: object) -> Situation:
@@ -54,7 +53,7 @@ def situation(task: PutOn, offset: tuple[float, float, float], **other: object) 
     box = np.array([0.1, 0.04, 0.03])
     settled = {task.source: start, task.target: target}
     flags = {"grasped": False, "held_steps": 0, "touches_other": False, **other}
-    return Situation(settled, {task.source: now, task.target: target}, now, target, box, box, **flags)  # pyright: ignore[reportArgumentType]
+    return Situation(task.source, settled, {task.source: now, task.target: target}, now, target, box, box, **flags)  # pyright: ignore[reportArgumentType]
 
 
 def test_resting_on_the_target_is_success() -> None:
