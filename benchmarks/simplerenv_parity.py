@@ -1,7 +1,7 @@
 """Hold the port of SimplerEnv against a folder of recordings of the original, both robots.
 
-Every recording is replayed here and compared; `states_sample.json` beside them is judged; recordings that end in success
-count as open-loop replays that ought to succeed here. The figure of a deviation is that of the worst recording.
+Every recording is replayed here and compared; `states_sample.json` beside them is judged; recordings that end in
+success count as open-loop replays that ought to succeed here. The figure of a deviation is that of the worst recording.
 
     python -m benchmarks.simplerenv_parity [FOLDER] [--record]
 
