@@ -225,7 +225,7 @@ def _fill_quota(config: CollectConfig, writer: LeRobotWriter, ledger: Ledger) ->
         return 0.0
     head, started = [first], 0.0
 
-    def next_spec() -> EpisodeSpec | None:
+    def next_spec(_: int) -> EpisodeSpec | None:
         nonlocal started
         started = started or time.perf_counter()
         return head.pop() if head else source.next_spec()

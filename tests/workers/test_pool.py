@@ -41,7 +41,7 @@ def run_pool(specs, num_actors=2, config=None, inference=(), on_value=lambda poo
     outcomes = []
     try:
         for outcome in pool.run(
-            lambda: next(left, None),
+            lambda index: next(left, None),
             lambda actor, spec: actor.run.remote(spec),
             lambda rollout: rollout.result.reason,
         ):

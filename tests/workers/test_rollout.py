@@ -112,7 +112,7 @@ def test_the_recording_holds_every_state_and_every_action():
     ],
 )
 def test_an_unusable_answer_is_a_policy_failure_with_its_reason(spoil, message):
-    worker = RolloutWorker(DotWorld, lambda world: LocalClient(Walker(spoil)), RolloutOptions())
+    worker = RolloutWorker(lambda key: DotWorld(), lambda world: LocalClient(Walker(spoil)), RolloutOptions())
     result = worker.run(SPEC).result
     assert (result.failure, result.success) == ("policy", False)
     with pytest.raises(PolicyError, match=message):
@@ -122,7 +122,7 @@ def test_an_unusable_answer_is_a_policy_failure_with_its_reason(spoil, message):
 def test_a_crash_is_a_crash_and_the_world_is_built_anew():
     built = []
 
-    def make_world():
+    def make_world(key):
         built.append("a world")
         return DotWorld()
 
@@ -134,7 +134,7 @@ def test_a_crash_is_a_crash_and_the_world_is_built_anew():
 
 
 def test_a_lost_inference_actor_is_not_a_result():
-    worker = RolloutWorker(DotWorld, lambda world: LocalClient(Walker(lost=True)), RolloutOptions())
+    worker = RolloutWorker(lambda key: DotWorld(), lambda world: LocalClient(Walker(lost=True)), RolloutOptions())
     with pytest.raises(WorkerLost):
         worker.run(SPEC)
 
@@ -143,7 +143,7 @@ def test_a_policy_without_cameras_gets_no_picture():
     policy = RandomPolicy()
     assert policy.spec.cameras == ()
     assert DotWorld().config.step_s == 0.0
-    worker = RolloutWorker(DotWorld, lambda world: LocalClient(policy), RolloutOptions())
+    worker = RolloutWorker(lambda key: DotWorld(), lambda world: LocalClient(policy), RolloutOptions())
     assert worker.run(SPEC).result.failure == "task"
 
 
