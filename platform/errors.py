@@ -1,5 +1,23 @@
 """Every error the platform raises on purpose; the message says what was seen, what was expected, the next step."""
 
+from typing import Literal
+
+RefusalKind = Literal[
+    "malformed",
+    "too_large",
+    "missing",
+    "invalid",
+    "unauthorized",
+    "forbidden",
+    "rate_limited",
+    "overloaded",
+    "deadline",
+    "stale",
+    "stopped",
+    "unavailable",
+    "internal",
+]
+
 
 class St4vlaError(Exception):
     """The base of the platform's own errors: the command line prints its message without a traceback."""
@@ -39,3 +57,26 @@ class TrackingError(St4vlaError):
 
 class JobError(St4vlaError):
     """A Ray job could not be submitted, found or stopped."""
+
+
+class WireError(St4vlaError, ValueError):
+    """A message is refused; this is the whole of what its sender is told, so it holds nothing of the server's own.
+
+    Attributes:
+        kind: what sort of refusal, for programs; docs/serving.md lists them.
+        field: where in the message, as "observation/image.shape"; "" for the message as a whole.
+        message: one sentence for people.
+    """
+
+    def __init__(self, kind: RefusalKind, field: str, message: str):
+        self.kind: RefusalKind = kind
+        self.field = field
+        self.message = message
+        super().__init__(f"{field}: {message}" if field else message)
+
+    def __reduce__(self) -> tuple[type["WireError"], tuple[str, str, str]]:
+        return type(self), (self.kind, self.field, self.message)
+
+    def as_plain(self) -> dict[str, dict[str, str]]:
+        """Give the form every protocol sends: {"error": {"kind", "field", "message"}}."""
+        return {"error": {"kind": self.kind, "field": self.field, "message": self.message}}
