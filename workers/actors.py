@@ -43,6 +43,28 @@ class InferenceConfig:
             raise ConfigError(f"inference.replicas is {self.replicas}; give at least 1.")
 
 
+@dataclass(frozen=True)
+class GpuWorkers:
+    """Rollout actors that render on a GPU, beside those that do so on processors.
+
+    A GPU's pictures differ from a processor's in the last bits, so rows are repeatable only with the same mix.
+
+    Attributes:
+        number: how many.
+        gpus_each: share of a GPU each holds.
+    """
+
+    number: int = 0
+    gpus_each: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.number < 0 or not 0 < self.gpus_each <= 1:
+            raise ConfigError(
+                f"gpu_workers.number is {self.number} and gpus_each {self.gpus_each}; expected 0 or more, and a share "
+                "above 0 and up to 1."
+            )
+
+
 class ExpertClient:
     """The scripted expert of one world, as a policy that looks at nothing and gives one action at a time."""
 
@@ -93,8 +115,8 @@ class RolloutActor:
     The pool owns it and replaces it when it dies or is stuck; its worlds are lost with it.
     """
 
-    def __init__(self, setup: WorkerSetup, inference: Any = None, timeout_s: float = 120.0):
-        prepare_process()
+    def __init__(self, setup: WorkerSetup, inference: Any = None, timeout_s: float = 120.0, on_gpu: bool = False):
+        prepare_process(render_on_gpu=on_gpu)
         self._setup = setup
         self._inference = inference
         self._timeout_s = timeout_s
@@ -165,7 +187,7 @@ def start_inference(source: PolicySource, config: InferenceConfig, num_workers: 
     """
     import ray
 
-    if source.is_expert or resolve_place(config) == "local":
+    if source.is_expert or source.is_remote or resolve_place(config) == "local":
         return []
     bucket = max(1, min(config.batch.max_batch, -(-num_workers // config.replicas)))
     batch = replace(config.batch, max_batch=bucket)
@@ -184,15 +206,25 @@ def resolve_place(config: InferenceConfig) -> str:
 
 
 def rollout_actor_factory(
-    setup: WorkerSetup, num_workers: int, inference: Sequence[Any] = (), timeout_s: float = 120.0
+    setup: WorkerSetup,
+    num_workers: int,
+    inference: Sequence[Any] = (),
+    timeout_s: float = 120.0,
+    gpu_workers: GpuWorkers = GpuWorkers(),  # noqa: B008 (frozen)
 ) -> Callable[[int], Any]:
-    """Give the function with which a pool starts its rollout actors; each is sized so that all fit at once."""
+    """Give the function with which a pool starts its rollout actors; each is sized so that all fit at once.
+
+    The first `num_workers` render on processors, those after them on GPUs.
+    """
     import ray
 
-    actor = ray.remote(num_cpus=cpus_per_actor(num_workers), max_restarts=0)(RolloutActor)
+    cpus = cpus_per_actor(num_workers + gpu_workers.number)
+    actor = ray.remote(num_cpus=cpus, max_restarts=0)(RolloutActor)
 
     def make(index: int) -> Any:
-        return actor.remote(setup, inference[index % len(inference)] if inference else None, timeout_s)
+        on_gpu = index >= num_workers
+        placed = actor.options(num_gpus=gpu_workers.gpus_each) if on_gpu else actor
+        return placed.remote(setup, inference[index % len(inference)] if inference else None, timeout_s, on_gpu)
 
     return make
 

@@ -128,7 +128,9 @@ class CollectActor:
 
     def ready(self) -> bool:
         """Build the world and its renderer, so that no attempt pays for them."""
-        self._world = warm_up(family(self._config.world), self._config.tasks[0], pictures=True)
+        worlds = family(self._config.world)
+        self._world = worlds.make_world("")
+        warm_up(self._world, worlds.training(self._config.tasks[0], 0), pictures=True)
         if not self._config.policy.is_expert:
             self._client = LocalClient(self._config.policy.load())
         return True

@@ -3,7 +3,7 @@
 The holder leaves a note beside the file: who it is, and, by its modification time, that it lives. A note is made with
 O_EXCL and taken over by a rename, both of which are atomic on NFS from version 3 on. A note of a process of this
 machine is judged by whether that process lives; one of another machine by whether it is touched while we watch,
-so no two clocks are compared. Every write asks `check` first: a driver that was paused, and taken for dead, stops there.
+so no two clocks are compared. Every write asks `check` first: a driver that was paused and taken for dead stops there.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -92,6 +92,10 @@ class RolloutOptions:
         numeric = isinstance(self.latency, int | float) and not isinstance(self.latency, bool)
         if self.latency is not None and self.latency != "measured" and not (numeric and 0 <= float(self.latency) < 60):
             raise ConfigError(f"latency is {self.latency!r}; expected seconds from 0 to 60, measured, or null.")
+
+    def ending(self, stop_on_success: bool) -> "RolloutOptions":
+        """Give the same options with the way an episode ends."""
+        return replace(self, stop_on_success=stop_on_success)
 
 
 @dataclass(frozen=True)
@@ -182,11 +186,10 @@ def run_episode(
         PolicyError: the policy failed, or its answer is unusable; whatever else the world raises is passed on.
     """
     started = clock()
-    run = _Running(make_executor("", client.spec, options.execute), beat, clock)
+    run = _Running(make_executor(world.embodiment, world.hold_action, client.spec, options.execute), beat, clock)
     with run.at("physics", "reset"):
         world.reset(spec)
         run.snapshots.append(world.snapshot())
-    run.executor = make_executor(world.embodiment, client.spec, options.execute)
     with run.at("policy", "reset"):
         client.reset(spec.episode_id)
     while not _over(world, options):
@@ -194,7 +197,7 @@ def run_episode(
             _look(run, world, client, spec, options)
             if _over(world, options):
                 break
-        _execute(run, world, run.executor.next())
+        _execute(run, world, run.executor.next_action())
         if options.idle_renders and not _must_look(run, world):
             with run.at("render", f"step {world.steps}"):
                 world.observe(client.spec)
@@ -206,7 +209,7 @@ def _over(world: World, options: RolloutOptions) -> bool:
 
 
 def _must_look(run: _Running, world: World) -> bool:
-    return run.executor.spent or world.instruction != run.instruction
+    return run.executor.must_look() or world.instruction != run.instruction
 
 
 def _look(run: _Running, world: World, client: PolicyClient, spec: EpisodeSpec, options: RolloutOptions) -> None:
@@ -223,9 +226,9 @@ def _look(run: _Running, world: World, client: PolicyClient, spec: EpisodeSpec, 
     for _ in range(steps_late(options.latency, run.seconds["policy"] - before, world.control_hz)):
         if _over(world, options):
             return
-        _execute(run, world, world.hold_action())
+        _execute(run, world, run.executor.hold_action())
         run.held_steps += 1
-    run.executor.give(actions)
+    run.executor.take(actions)
     run.instruction = instruction
 
 

@@ -10,7 +10,8 @@ import pytest
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.workers.actors import InferenceConfig
 from st4vla.workers.cluster import EngineConfig, connect
-from st4vla.workers.evaluate import EvalConfig, evaluate, plan_episodes, run_folder
+from st4vla.workers.eval_config import EvalConfig
+from st4vla.workers.evaluate import evaluate, plan_episodes, run_folder
 from st4vla.workers.ledger import without_timings
 from st4vla.workers.policies import PolicySource
 

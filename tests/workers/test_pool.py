@@ -29,7 +29,7 @@ def plan(variants: list[str]) -> list[EpisodeSpec]:
 
 
 def run_pool(specs, num_actors=2, config=None, inference=(), on_value=lambda pool, value: None):
-    setup = WorkerSetup(PolicySource("random"), RolloutOptions(), "dot", "dot")
+    setup = WorkerSetup(PolicySource("random"), RolloutOptions(), "dot")
     retries: list[tuple[int, str]] = []
     pool: Pool[EpisodeSpec] = Pool(
         rollout_actor_factory(setup, num_actors, inference),

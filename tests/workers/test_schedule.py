@@ -19,10 +19,10 @@ def test_actors_spread_over_the_lanes():
 
 def test_an_idle_actor_takes_from_the_lane_that_is_most_behind_by_its_cost():
     work = lanes(a=6, b=4, c=1)
-    assert [work.take(actor) for actor in (0, 1, 2)] == ["a0", "b0", "c0"]
+    assert [work.take(actor) for actor in (0, 1, 2)] == ["a0", "b0", "a1"]
     work.finished("a0", 1.0)
     work.finished("b0", 10.0)
-    assert work.take(2) == "b1"
+    assert work.take(3) == "b1"
 
 
 def test_a_lane_that_many_work_on_is_less_behind():
