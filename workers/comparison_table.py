@@ -49,8 +49,8 @@ def verdict(result: CompareResult) -> str:
     if whole.more_pairs is None:
         return f"Nothing is decided over {whole.a.total} pairs, and nothing points either way."
     return (
-        f"Nothing is decided over {whole.a.total} pairs (p = {whole.p_value:.3g}); if what was seen is the truth, about "
-        f"{whole.more_pairs} more pairs would decide it (5 %, power 80 %)."
+        f"Nothing is decided over {whole.a.total} pairs (p = {whole.p_value:.3g}); if what was seen is the truth, "
+        f"about {whole.more_pairs} more pairs would decide it (5 %, power 80 %)."
     )
 
 

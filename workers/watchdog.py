@@ -59,6 +59,8 @@ class Watchdog:
     After `Stalled` it is of no more use: `stuck` is True and its thread is lost.
     """
 
+    GRACE_S = 10.0  # how much longer the timer in C waits than this class
+
     def __init__(
         self, config: WatchConfig, clock: Callable[[], float] = time.monotonic, hard_exit: bool = False
     ) -> None:
@@ -96,7 +98,7 @@ class Watchdog:
         while True:
             part, step, limit, since = self._now
             if self._hard_exit:
-                faulthandler.dump_traceback_later(2 * limit + 10, exit=True, file=2)
+                faulthandler.dump_traceback_later(limit + self.GRACE_S, exit=True, file=2)
             try:
                 return answer.get(timeout=TICK_S)
             except queue.Empty:

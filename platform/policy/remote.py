@@ -211,9 +211,8 @@ class RemotePolicy:
     def _actions(self, reply: Mapping[str, Any]) -> np.ndarray:
         actions = reply.get("actions")
         if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
-            raise PolicyError(
-                f"the policy server's answer has {_cut(sorted(map(str, reply)))}; expected an array `actions`."
-            )
+            seen = _cut(sorted(map(str, reply)))
+            raise PolicyError(f"the policy server's answer has {seen}; expected an array of numbers, `actions`.")
         actions = np.array(actions, np.float32)
         if actions.ndim == 2 and actions.shape[1] == self.config.action_dim:
             span = self.config.gripper_open - self.config.gripper_closed
