@@ -65,7 +65,7 @@ class Workers:
 
     def _setup(self) -> WorkerSetup:
         config, worlds = self._config, family(self._config.family_name)
-        keys = {worlds.key_of(spec) for spec in self._plan}
+        keys = {(worlds.key_of(spec), worlds.scene_of(spec)) for spec in self._plan}
         return WorkerSetup(
             policy=config.policy,
             options=config.options.ending(worlds.stop_on_success),
@@ -120,8 +120,8 @@ def _queue(config: EvalConfig, missing: Sequence[EpisodeSpec]) -> Lanes[EpisodeS
     """Sort the work into lanes, one for each world and task; a sequential test wants one lane, in its own order."""
     if config.stop is not None:
         return Lanes(in_test_order(missing), lambda spec: "")
-    key_of = family(config.family_name).key_of
-    return Lanes(missing, lambda spec: (key_of(spec), spec.task))
+    worlds = family(config.family_name)
+    return Lanes(missing, lambda spec: (worlds.key_of(spec), worlds.scene_of(spec), spec.task))
 
 
 def _stopping_rule(config: EvalConfig, plan: Sequence[EpisodeSpec], ledger: Ledger) -> Callable[[], bool]:

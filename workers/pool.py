@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-# How often a pool looks at its clock while nothing comes back.
-TICK_S = 1.0
+# How often a pool looks at its clock while nothing comes back, and asks whether its own node is still there.
+TICK_S, NODE_CHECK_S = 1.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Pool(Generic[Item]):
         self._again: deque[Item] = deque()
         self._charges: dict[Any, int] = {}
         self._deaths_in_a_row = 0
+        self._node_checked = self._clock()
         self._members = [self._start(index) for index in range(num_actors)]
 
     @property
@@ -132,6 +133,31 @@ class Pool(Generic[Item]):
                     yield outcome
             for outcome in self._kill_overdue():
                 yield outcome
+            if not done:
+                self._check_node()
+
+    def _check_node(self) -> None:
+        """Make sure that the node this driver stands on lives; without it nothing would ever come back.
+
+        Raises:
+            WorkerLost: it does not.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        if self._clock() - self._node_checked < NODE_CHECK_S:
+            return
+        self._node_checked = self._clock()
+        try:
+            here = ray.get_runtime_context().get_node_id()
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise WorkerLost(f"Ray no longer answers: {first_line(error)}. Run the same command again.") from error
+        if here not in alive:
+            raise WorkerLost(
+                "the Ray node of this command has died (its raylet was killed, or ran out of memory); what is in the "
+                "ledger is safe. Run the same command again."
+            )
 
     def _start(self, index: int) -> _Member:
         member = _Member(self._make_actor(index), index, head_since=self._clock())

@@ -41,7 +41,7 @@ class World(Protocol):
 
     `step` moves physics and never renders; `observe` renders what the policy asks for; `snapshot` gives the state
     from which a frame can be rendered later; `hold_action` is the action that keeps the robot where it is.
-    `embodiment` names the executor its actions need, "" for none.
+    `embodiment`, once it is reset, names the executor its actions need, "" for none.
     """
 
     @property
@@ -145,9 +145,9 @@ def no_beat(part: str, step: str) -> None:
 class _Running:
     """The moving parts of an episode while it runs."""
 
-    executor: Executor
     beat: Beat
     clock: Callable[[], float]
+    executor: Executor = field(init=False)
     instruction: str | None = None
     held_steps: int = 0
     looks: list[Look] = field(default_factory=list)
@@ -186,17 +186,17 @@ def run_episode(
         PolicyError: the policy failed, or its answer is unusable; whatever else the world raises is passed on.
     """
     started = clock()
-    run = _Running(make_executor(world.embodiment, world.hold_action, client.spec, options.execute), beat, clock)
+    run = _Running(beat, clock)
     with run.at("physics", "reset"):
         world.reset(spec)
         run.snapshots.append(world.snapshot())
+    run.executor = make_executor(world.embodiment, world.hold_action, client.spec, options.execute)
     with run.at("policy", "reset"):
         client.reset(spec.episode_id)
     while not _over(world, options):
         if _must_look(run, world):
             _look(run, world, client, spec, options)
-            if _over(world, options):
-                break
+            continue  # the answer may have come too late: the time is out, or something else is asked for now
         _execute(run, world, run.executor.next_action())
         if options.idle_renders and not _must_look(run, world):
             with run.at("render", f"step {world.steps}"):

@@ -27,6 +27,7 @@ class Family:
         control_hz: control steps per second.
         suites: names of its suites, by which a command finds the family.
         key_of: which episodes can share a world: those with the same key; pure.
+        scene_of: which episodes need the same scene within a world, dear to build; "" where that is cheap; pure.
         check: raises what keeps an episode of a plan from being run here, e.g. assets that are missing.
         stop_on_success: whether an episode ends when it first succeeds, rather than being scored at its last step.
     """
@@ -38,6 +39,7 @@ class Family:
     control_hz: int = 5
     suites: tuple[str, ...] = ()
     key_of: Callable[[EpisodeSpec], str] = lambda spec: ""
+    scene_of: Callable[[EpisodeSpec], str] = lambda spec: ""
     check: Callable[[Sequence[EpisodeSpec]], None] = lambda plan: None
     stop_on_success: bool = True
 
@@ -72,6 +74,12 @@ def _make_dot(task: str) -> World:
     return DotWorld()
 
 
+def _make_sleeping_dot(key: str) -> World:
+    from st4vla.envs.dot_world import DotConfig, DotWorld
+
+    return DotWorld(DotConfig(step_s=0.02))
+
+
 def _plan_dot(suite: str, tasks: Sequence[str], episodes: int | None, seed: int) -> list[EpisodeSpec]:
     from st4vla.envs.dot_world import plan
 
@@ -103,6 +111,8 @@ TABLETOP_SUITES = ("seen", "unseen_objects", "unseen_wording", "long_horizon", "
 FAMILIES = {
     "tabletop": Family(_make_tabletop, _plan_tabletop, _training_tabletop, _tabletop_expert, suites=TABLETOP_SUITES),
     "dot": Family(_make_dot, _plan_dot, _training_dot, _dot_expert),
+    # Takes time and no processor, for trying out faults and many actors.
+    "sleeping_dot": Family(_make_sleeping_dot, _plan_dot, _training_dot, _dot_expert),
 }
 
 

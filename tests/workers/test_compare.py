@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
+from st4vla.platform.contracts import EpisodeResult, EpisodeSpec, FailureKind
 from st4vla.platform.errors import DataError
 from st4vla.workers.compare import compare_runs
 from st4vla.workers.comparison_table import mean_sentence, verdict
@@ -22,12 +22,13 @@ def plan(episodes: int, tasks=("reach", "push")) -> list[EpisodeSpec]:
 
 def run(folder: Path, marks: str, policy: str, **settings) -> Path:
     """Write a run: w won, l lost, x crashed, - missing."""
+    kinds: dict[str, FailureKind] = {"w": "", "l": "task", "x": "crash"}
     specs = plan(len(marks) // 2)
     with Ledger(folder / "ledger.jsonl", specs, {"policy": policy, **settings}) as ledger:
         for spec, mark in zip(specs, marks, strict=True):
-            failure = {"w": "", "l": "task", "x": "crash"}.get(mark)
-            if failure is not None:
-                ledger.append(spec, EpisodeResult(spec.episode_id, mark == "w", 0.0, (), 1, 1, failure=failure))
+            if mark in kinds:
+                result = EpisodeResult(spec.episode_id, mark == "w", 0.0, (), 1, 1, failure=kinds[mark])
+                ledger.append(spec, result)
     return folder
 
 
