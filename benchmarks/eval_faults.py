@@ -25,7 +25,7 @@ import psutil
 EPISODES = 100
 COMMAND = "python -m benchmarks.eval_faults"
 VICTIMS = ("actor", "driver", "raylet")
-GIVE_UP_S = 900.0
+GIVE_UP_S = 1500.0
 
 
 def main() -> None:
@@ -80,29 +80,36 @@ def torment(folder: Path, generator: random.Random, kills: int) -> tuple[Counter
     # All three are killed at least twice; the order and the moment are drawn.
     order = list(VICTIMS) * 2 + generator.choices(VICTIMS, k=max(0, kills - 6))
     generator.shuffle(order)
-    process, starts, seen_family = start(folder), 1, []
-    total = 3 * EPISODES
+    run, total = Supervised(folder), 3 * EPISODES
     for number, victim in enumerate(order[:kills]):
         target = total * (number + generator.random()) / (kills + 1)
-        while count_rows(folder) < target:
-            if process.poll() is not None:
-                clean_up(seen_family)
-                process, starts = start(folder), starts + 1
-            seen_family = family_of(process.pid) or seen_family
-            time.sleep(0.2)
-        if kill(process.pid, victim):
-            killed[victim] += 1
-            print(f"killed {victim} at {count_rows(folder)} of {total} rows", flush=True)
-    deadline = time.monotonic() + GIVE_UP_S
-    while process.poll() != 0:
-        if time.monotonic() > deadline:
+        while count_rows(folder) < target or not kill(run.process.pid, victim):
+            run.keep_alive()
+        killed[victim] += 1
+        print(f"killed {victim} at {count_rows(folder)} of {total} rows", flush=True)
+    while run.process.poll() != 0:
+        run.keep_alive()
+    return killed, run.starts
+
+
+class Supervised:
+    """One command that is started again whenever it has ended."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._members: list[psutil.Process] = []
+        self._give_up = time.monotonic() + GIVE_UP_S
+        self.process, self.starts = start(folder), 1
+
+    def keep_alive(self) -> None:
+        """Start the command again if it has failed; wait a moment."""
+        if time.monotonic() > self._give_up:
             raise SystemExit("the evaluation does not come to an end")
-        if process.poll() is not None:
-            clean_up(seen_family)
-            process, starts = start(folder), starts + 1
-        seen_family = family_of(process.pid) or seen_family
+        if self.process.poll():
+            clean_up(self._members)
+            self.process, self.starts = start(self._folder), self.starts + 1
+        self._members = family_of(self.process.pid) or self._members
         time.sleep(0.2)
-    return killed, starts
 
 
 def family_of(pid: int) -> list[psutil.Process]:
@@ -126,8 +133,10 @@ def clean_up(processes: list[psutil.Process]) -> None:
 def kill(pid: int, victim: str) -> bool:
     """Kill one victim of a running command; False where it has none now, as between two starts."""
     if victim == "driver":
-        os.kill(pid, signal.SIGKILL)
-        return True
+        alive = psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        if alive:
+            os.kill(pid, signal.SIGKILL)
+        return alive
     names = {"actor": "ray::RolloutActor", "raylet": "raylet"}
     for process in family_of(pid):
         try:
