@@ -20,6 +20,7 @@ import numpy as np
 
 ActionForm = Literal["delta_end_effector", "delta_joints", "absolute_joints"]
 StateForm = Literal["proprioception", "privileged"]
+RotationForm = Literal["rotation_vector", "euler_xyz"]
 GroundingKind = Literal["box", "point", "target", "trace", "subgoal"]
 
 # A box is (x1, y1, x2, y2) and a point is (x, y), in pixels of the source image; x to the right, y down.
@@ -76,7 +77,9 @@ class PolicySpec:
 
     No cameras means that nothing is rendered for it. `state_form` is "proprioception" for a robot's own reading
     (for an arm [x, y, z] m, rotation vector in rad, gripper opening 0..1: S = 7) and "privileged" for a
-    simulator's full state, which only policies learned in simulation may ask for.
+    simulator's full state, which only policies learned in simulation may ask for. `rotation_form` is "euler_xyz" for
+    checkpoints of Open X-Embodiment data, whose rotations are roll, pitch and yaw about the fixed axes in rad; whoever
+    carries out their chunks turns these into rotation vectors (platform/policy/execution.py).
     """
 
     cameras: tuple[str, ...]
@@ -88,6 +91,7 @@ class PolicySpec:
     statistics_key: str
     action_form: ActionForm = "delta_end_effector"
     state_form: StateForm = "proprioception"
+    rotation_form: RotationForm = "rotation_vector"
 
 
 class Policy(Protocol):

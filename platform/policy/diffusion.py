@@ -7,6 +7,7 @@ Letters: B rows, R noise draws of a row, T chunk steps, A action width, Q condit
 """
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.denoiser import Denoiser
+
+# Correct a row's predicted clean chunk [1,T,A], normalised, at a step whose cumulative signal power is given.
+Guide = Callable[[Tensor, float], Tensor]
 
 
 @cache
@@ -85,9 +89,20 @@ def guided_noise(denoiser: Denoiser, x: Tensor, step: int, condition: Tensor, gu
 
 
 def sample_ddim(
-    denoiser: Denoiser, noise_BTA: Tensor, condition_BQC: Tensor, count: int, total: int, guidance: float
+    denoiser: Denoiser,
+    noise_BTA: Tensor,
+    condition_BQC: Tensor,
+    count: int,
+    total: int,
+    guidance: float,
+    guides: Sequence[Guide | None] = (),
 ) -> Tensor:
-    """Denoise from `noise_BTA` in `count` steps; deterministic in its inputs."""
+    """Denoise from `noise_BTA` in `count` steps; deterministic in its inputs.
+
+    Args:
+        guides: one per row, or none at all. What a guide makes of the clean chunk is what the noise is read from, so
+            that the trajectory leads to it.
+    """
     levels, subset = signal_levels(total), ddim_subset(count, total)
     condition = condition_BQC
     if guidance != 1.0:
@@ -98,5 +113,14 @@ def sample_ddim(
         level, previous = levels[subset[i]], levels[subset[i - 1]] if i else 1.0
         epsilon = guided_noise(denoiser, x, subset[i], condition, guidance)
         clean = (x - math.sqrt(1 - level) * epsilon) / math.sqrt(level)
+        if guides:
+            clean = apply_guides(guides, clean, level)
+            epsilon = (x - math.sqrt(level) * clean) / math.sqrt(1 - level)
         x = math.sqrt(previous) * clean + math.sqrt(1 - previous) * epsilon
     return x
+
+
+def apply_guides(guides: Sequence[Guide | None], clean_BTA: Tensor, level: float) -> Tensor:
+    """Let each row's guide, where it has one, correct its own clean chunk; no row sees another."""
+    rows = clean_BTA.split(1)
+    return torch.cat([row if guide is None else guide(row, level) for guide, row in zip(guides, rows, strict=True)])

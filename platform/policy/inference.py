@@ -6,8 +6,8 @@ accelerator rows run in buckets of fixed size.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, Spatial
 from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.dense import place_of_peak
+from st4vla.platform.policy.diffusion import Guide
 from st4vla.platform.policy.model import St4vlaModel
+from st4vla.platform.policy.plan import Plan, stack_plans, unstack_row
 from st4vla.platform.policy.processor import Batch, Processor
 from st4vla.platform.policy.settings import require
 from st4vla.platform.policy.spatial import Shape, SpatialParseError
@@ -30,29 +32,20 @@ class InferenceConfig:
     """How a policy is run; None leaves it to the checkpoint.
 
     Attributes:
+        statistics_key: the embodiment to act for, of those that the checkpoint has statistics of.
         plan_period_s: a session's plan is used again until it is this old; 0 makes a new one for every look.
         buckets: batch sizes on an accelerator, ascending; smaller batches are filled up.
     """
 
     ddim_steps: int | None = None
     guidance: float | None = None
+    statistics_key: str | None = None
     plan_period_s: float = 0.0
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 
     def __post_init__(self) -> None:
         require(self.plan_period_s >= 0, self, "plan_period_s", "it must not be negative")
         require(bool(self.buckets) and list(self.buckets) == sorted(set(self.buckets)), self, "buckets", "sort them")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What System 2 handed over for one session: hidden layer [1,L,D], mask [1,L], what it points at, and when."""
-
-    hidden: Tensor
-    mask: Tensor
-    spatial: Spatial | None
-    instruction: str
-    made_at_s: float
 
 
 @dataclass(frozen=True)
@@ -74,10 +67,16 @@ def draw_noise(key: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
 
 
 class St4vlaPolicy:
-    """A contracts.Policy; holds one plan per session and nothing else that changes.
+    """A contracts.Policy, and its two systems apart; holds one plan per session and nothing else that changes.
+
+    `plan` and `actions` hold nothing at all: whoever calls them keeps the plans, as a server does that runs System 2
+    on its own schedule.
 
     Args:
         clock: seconds, for the age of plans.
+
+    Raises:
+        PolicyError: there are no statistics of the embodiment to act for.
     """
 
     def __init__(
@@ -92,11 +91,11 @@ class St4vlaPolicy:
         self.config = config
         self.clock = clock
         self.device = next(model.parameters()).device
+        own = model.config.spec
+        self.spec: PolicySpec = replace(own, statistics_key=config.statistics_key or own.statistics_key)
+        if config.statistics_key:
+            processor.normalizer(config.statistics_key)
         self._plans: dict[str, Plan] = {}
-
-    @property
-    def spec(self) -> PolicySpec:
-        return self.model.config.spec
 
     def reset(self, session_id: str) -> None:
         """Forget the session's plan."""
@@ -109,16 +108,59 @@ class St4vlaPolicy:
         session_ids: Sequence[str],
         noise_keys: Sequence[tuple[int, int]],
     ) -> list[ActionChunk]:
-        """Give one chunk per observation.
+        """Give one chunk per observation, under the session's plan where it is fresh enough.
 
         Raises:
             PolicyError: an observation lacks what the policy needs, or an action came out not finite.
         """
         chunks: list[ActionChunk] = []
-        most = 1 if self.device.type == "cpu" else self.config.buckets[-1]
-        for start in range(0, len(observations), most):
-            part = slice(start, start + most)
-            chunks += self._act(observations[part], session_ids[part], noise_keys[part])
+        for part in self._parts(len(observations)):
+            rows, now = observations[part], self.clock()
+            seen = self._see(rows)
+            plans = self._plans_for(rows, session_ids[part], seen, now)
+            chunks += self._act_on(seen, plans, noise_keys[part], (), now)
+        return chunks
+
+    @torch.inference_mode()
+    def plan(self, observations: Sequence[Observation]) -> list[Plan]:
+        """System 2 alone: give one plan per observation, to be kept and used with newer frames.
+
+        Raises:
+            PolicyError: an observation lacks what the policy needs.
+        """
+        plans: list[Plan] = []
+        for part in self._parts(len(observations)):
+            rows, now = observations[part], self.clock()
+            plans += self._plan(rows, self._see(rows)["images"], now)
+        return plans
+
+    @torch.inference_mode()
+    def actions(
+        self,
+        observations: Sequence[Observation],
+        plans: Sequence[Plan],
+        noise_keys: Sequence[tuple[int, int]],
+        guide: Guide | Sequence[Guide | None] | None = None,
+    ) -> list[ActionChunk]:
+        """System 1 alone: give one chunk per observation, from its newest frame under a plan that may be old.
+
+        Each chunk says how old its plan is. The plan's words stand; those of the observation are not read.
+
+        Args:
+            guide: corrects the clean chunk that each denoising step predicts, in normalised actions [1,T,A]; one for
+                all rows or one per row.
+
+        Raises:
+            PolicyError: an observation lacks what the policy needs, a plan is missing, or an action is not finite.
+        """
+        if not len(observations) == len(plans) == len(noise_keys):
+            counts = f"{len(observations)} observations, {len(plans)} plans and {len(noise_keys)} noise keys"
+            raise PolicyError(f"System 1 was given {counts}; give one plan and one key for each observation.")
+        guides = [guide] * len(observations) if callable(guide) else (guide or ())
+        chunks: list[ActionChunk] = []
+        for part in self._parts(len(observations)):
+            seen = self._see(observations[part])
+            chunks += self._act_on(seen, plans[part], noise_keys[part], guides[part], self.clock())
         return chunks
 
     def ground(
@@ -127,42 +169,69 @@ class St4vlaPolicy:
         """Ask the planner about images, one question each, as the Processor's `question` words them."""
         return ground(self.model, self.processor, images, questions, shape)
 
-    def _act(
-        self, observations: Sequence[Observation], sessions: Sequence[str], keys: Sequence[tuple[int, int]]
-    ) -> list[ActionChunk]:
-        count = len(observations)
-        fill = self._bucket(count) - count
-        batch = self._to_device(self.processor.encode_observations([*observations, *[observations[-1]] * fill]))
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Cut rows into what is computed at once: one on a processor, a largest bucket on an accelerator."""
+        most = 1 if self.device.type == "cpu" else self.config.buckets[-1]
+        return (slice(start, start + most) for start in range(0, count, most))
+
+    def _see(self, observations: Sequence[Observation]) -> Batch:
+        """Put the views, and the state where there is one, on the device; filled up to a bucket."""
+        fill = self._bucket(len(observations)) - len(observations)
+        rows = [*observations, *[observations[-1]] * fill]
+        return self._to_device(self.processor.encode_views(rows, self.spec.statistics_key))
+
+    def _plans_for(
+        self, observations: Sequence[Observation], sessions: Sequence[str], seen: Batch, now: float
+    ) -> list[Plan]:
+        """Give each session's plan, made anew where it is too old, for other words, or not there."""
+        held = [self._held(s, o.instruction, now) for s, o in zip(sessions, observations, strict=True)]
+        rows = [i for i, plan in enumerate(held) if plan is None]
+        if rows:
+            images = seen["images"] if len(rows) == len(held) else seen["images"][self._filled(rows)]
+            made = iter(self._plan([observations[i] for i in rows], images, now))
+            held = [plan or next(made) for plan in held]
+        plans = [plan for plan in held if plan is not None]
+        if self.config.plan_period_s:
+            self._plans.update(zip(sessions, plans, strict=True))
+        return plans
+
+    def _plan(self, observations: Sequence[Observation], images: Tensor, now: float) -> list[Plan]:
+        """Run System 2 on rows whose views, filled up to a bucket, are on the device."""
         began = time.perf_counter()
-        hidden, mask, spatial, ages = self._plans_for(batch, observations, sessions)
-        planned = time.perf_counter()
-        condition = self.model.condition(hidden, mask, batch["images"], batch.get("state"))
+        words = [o.instruction for o in observations]
+        prompts = self.processor.encode_prompts([*words, *[words[-1]] * (len(images) - len(words))])
+        lengths = prompts["attention_mask"].sum(1).tolist()
+        hidden, _, maps = self.model.plan_and_point({**self._to_device(prompts), "images": images})
+        extra = hidden.shape[1] - prompts["attention_mask"].shape[1]
+        spatial = self._pointed_at(maps, observations)
+        took = time.perf_counter() - began
+        return [
+            Plan(*unstack_row(hidden, lengths[i] + extra, i), spatial[i], words[i], now, took)
+            for i in range(len(observations))
+        ]
+
+    def _act_on(
+        self,
+        seen: Batch,
+        plans: Sequence[Plan],
+        keys: Sequence[tuple[int, int]],
+        guides: Sequence[Guide | None],
+        now: float,
+    ) -> list[ActionChunk]:
+        """Run System 1 on rows whose views, filled up to a bucket, are on the device."""
+        began, count = time.perf_counter(), len(plans)
+        fill = len(seen["images"]) - count
+        hidden, mask = stack_plans([*plans, *[plans[-1]] * fill])
+        condition = self.model.condition(hidden, mask, seen["images"], seen.get("state"))
         noise = self._noise([*keys, *[keys[-1]] * fill]).to(condition)
-        actions = self.model.sample(condition, noise, self.config.ddim_steps, self.config.guidance)
+        guides = [*guides, *[None] * fill] if any(guides) else ()
+        actions = self.model.sample(condition, noise, self.config.ddim_steps, self.config.guidance, guides)
         values = actions[:count].float().cpu().numpy()
-        timing = {"system2_s": planned - began, "system1_s": time.perf_counter() - planned}
+        took = time.perf_counter() - began
         if not np.isfinite(values).all():
             raise PolicyError("The policy's actions are not finite; its weights or the observation are broken.")
         physical = self.processor.normalizer(self.spec.statistics_key).unnormalize_action(values)
-        return [ActionChunk(physical[i], spatial[i], timing, ages[i]) for i in range(count)]
-
-    def _plans_for(
-        self, batch: Batch, observations: Sequence[Observation], sessions: Sequence[str]
-    ) -> tuple[Tensor, Tensor, list[Spatial | None], list[float]]:
-        """Give the plans of a batch, what they point at, and their ages; anew unless a lone one is fresh enough."""
-        now = self.clock()
-        held = [self._held(s, o.instruction, now) for s, o in zip(sessions, observations, strict=True)]
-        if len(held) == batch["images"].shape[0] == 1 and held[0] is not None:
-            return held[0].hidden, held[0].mask, [held[0].spatial], [now - held[0].made_at_s]
-        hidden, mask, maps = self.model.plan_and_point(batch)
-        spatial = self._pointed_at(maps, observations)
-        if self.config.plan_period_s:
-            for i, (session, observation) in enumerate(zip(sessions, observations, strict=True)):
-                seen = mask[i].bool()
-                kept = hidden[i : i + 1, seen], mask[i : i + 1, seen]
-                plan = Plan(*kept, spatial[i], observation.instruction, now)
-                self._plans[session] = plan
-        return hidden, mask, spatial, [0.0] * len(observations)
+        return [chunk_under(plan, row, took, now) for plan, row in zip(plans, physical, strict=True)]
 
     def _pointed_at(self, maps: Tensor | None, observations: Sequence[Observation]) -> list[Spatial | None]:
         """Read where each plan's last token points, in pixels of the planner's first view; None without such a head."""
@@ -191,8 +260,18 @@ class St4vlaPolicy:
             return count
         return next(size for size in self.config.buckets if size >= count)
 
+    def _filled(self, rows: list[int]) -> list[int]:
+        return rows + rows[-1:] * (self._bucket(len(rows)) - len(rows))
+
     def _to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def chunk_under(plan: Plan, actions: np.ndarray, took_s: float, now: float) -> ActionChunk:
+    """Wrap one row's actions with where its plan points, how old it is, and what either system took."""
+    age = max(now - plan.made_at_s, 0.0)
+    timing = {"system2_s": 0.0 if age else plan.took_s, "system1_s": took_s}
+    return ActionChunk(actions, plan.spatial, timing, age)
 
 
 @torch.inference_mode()

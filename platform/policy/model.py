@@ -5,12 +5,11 @@
     plan + frame --QueryTransformer--> condition [B,Q,C], and one more token each for the place and the state
     noise + condition --Denoiser, DDIM--> actions [B,T,A], normalised
 
-Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1. Left out: layers of the planner
-other than the last, which both papers' default does not read either. Added, and off as published: the state token,
-and the place the plan points at.
+Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1; the plan is the planner's last
+layer unless the config names several. Added, and off as published: the state token, and the place the plan points at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.policy.denoiser import Denoiser
 from st4vla.platform.policy.dense import PLACE, DenseHead, place_of_peak
-from st4vla.platform.policy.diffusion import noise_loss, sample_ddim
+from st4vla.platform.policy.diffusion import Guide, noise_loss, sample_ddim
 from st4vla.platform.policy.planner import Planner
 from st4vla.platform.policy.query import QueryTransformer, ScaleGradient
 from st4vla.platform.policy.vision import FrameEncoder
@@ -56,13 +55,15 @@ class St4vlaModel(nn.Module):
         return losses
 
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """System 2: give the plan [B,L,D] and its mask [B,L]."""
+        """System 2: give the plan [B,L,P] and its mask [B,L]; P is D unless `planner.plan_layers` names several."""
         return self.plan_and_point(batch)[:2]
 
     def plan_and_point(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """System 2: give the plan, its mask, and where in its first view it points (`Planner.where`)."""
-        hidden, tokens = self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
-        mask, chances = batch["attention_mask"], self.planner.where(hidden, tokens)
+        hidden, last, tokens = self.planner.plan({**batch, "images": batch["images"][:, self.planner_views]})
+        mask, chances = batch["attention_mask"], self.planner.where(last, tokens)
+        if self.config.semantics.attend_padding and not bool(mask.all()):
+            hidden = torch.where(mask[..., None].bool(), hidden, self.planner.padding().to(hidden.dtype))
         if self.spatial_encoder is not None:
             assert chances is not None
             token = self.spatial_encoder(place_of_peak(chances).to(hidden.dtype))
@@ -110,7 +111,12 @@ class St4vlaModel(nn.Module):
         return {"loss": total, **losses}
 
     def sample(
-        self, condition: Tensor, noise: Tensor, steps: int | None = None, guidance: float | None = None
+        self,
+        condition: Tensor,
+        noise: Tensor,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guides: Sequence[Guide | None] = (),
     ) -> Tensor:
         """System 1's last part: denoise `noise` [B,T,A] into normalised actions; config values unless given."""
         expert = self.config.expert
@@ -121,6 +127,7 @@ class St4vlaModel(nn.Module):
             steps or expert.ddim_steps,
             expert.diffusion_steps,
             expert.guidance if guidance is None else guidance,
+            guides,
         )
 
 

@@ -8,6 +8,7 @@ D planner width.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Planner(nn.Module):
         """Build with random weights; `token_ids` are those of `Processor.token_ids`."""
         super().__init__()
         self.config = config
-        self.image_token_id = token_ids["image"]
+        self.image_token_id, self.pad_token_id = token_ids["image"], token_ids["pad"]
         self.vlm = build_vlm(config, token_ids)
         mean, std = image_constants(config.kind)
         self.register_buffer("image_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -51,6 +52,31 @@ class Planner(nn.Module):
 
     def read(self, batch: Mapping[str, Tensor], cache: DynamicCache | None = None) -> tuple[Tensor, Tensor]:
         """Give the last hidden layer [B,L,D], and the merged vision tokens [N,K,D] that went into it."""
+        output, tokens_NKD = self._run(batch, cache)
+        return output.last_hidden_state, tokens_NKD
+
+    def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the plan [B,L,P], the last hidden layer [B,L,D], and the merged vision tokens [N,K,D].
+
+        P is D, or as many times D as `plan_layers` names layers.
+        """
+        layers = self.config.plan_layers
+        output, tokens_NKD = self._run(batch, None, several=bool(layers))
+        last = output.last_hidden_state
+        return torch.cat([output.hidden_states[i] for i in layers], dim=-1) if layers else last, last, tokens_NKD
+
+    def padding(self) -> Tensor:
+        """Give the plan [P] at a padding token that sees no token, as FlashAttention leaves it."""
+        text = self.vlm.model.language_model
+        states = [text.embed_tokens.weight[self.pad_token_id]]
+        for layer in text.layers:
+            states.append(states[-1] + layer.mlp(layer.post_attention_layernorm(states[-1])))
+        states[-1] = text.norm(states[-1])
+        return torch.cat([states[i] for i in self.config.plan_layers or (len(states) - 1,)])
+
+    def _run(
+        self, batch: Mapping[str, Tensor], cache: DynamicCache | None, several: bool = False
+    ) -> tuple[Any, Tensor]:
         tokens_NKD, deep = self.see(batch["images"].flatten(0, 1))
         is_image_BL = batch["input_ids"] == self.image_token_id
         embeds_BLD = self.vlm.model.language_model.embed_tokens(batch["input_ids"])
@@ -63,9 +89,10 @@ class Planner(nn.Module):
             position_ids=batch["position_ids"],
             past_key_values=cache,
             use_cache=cache is not None,
+            output_hidden_states=several,
             **extra,
         )
-        return output.last_hidden_state, tokens_NKD
+        return output, tokens_NKD
 
     def grounding_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the next-token loss on the answers and, where the batch and the config have it, the dense loss."""

@@ -31,6 +31,8 @@ from st4vla.platform.policy.prompt import action_prompt, answer, coordinate_spac
 from st4vla.platform.policy.spatial import CoordinateSpace, Shape, read_spatial
 
 Batch = dict[str, Tensor]
+# Images by camera, state, instruction, statistics key.
+Seen = tuple[Mapping[str, np.ndarray], np.ndarray | None, str, str]
 
 
 class Processor:
@@ -83,9 +85,23 @@ class Processor:
         return batch
 
     def encode_observations(self, observations: Sequence[Observation]) -> Batch:
-        """Batch what robots see now; their own statistics key is the policy's."""
-        key = self.config.statistics_key
-        return self._encode_seen([(o.images, o.state, o.instruction, key) for o in observations])
+        """Batch what robots see now and what they were told; their own statistics key is the policy's."""
+        return self.encode_prompts([o.instruction for o in observations]) | self.encode_views(observations)
+
+    def encode_prompts(self, instructions: Sequence[str], acting: bool = True) -> Batch:
+        """Batch what robots were told, without the views: input_ids, attention_mask and position_ids."""
+        views, prompt, semantics = len(self.config.planner_cameras), self.config.prompt, self.config.semantics
+        prompts = [action_prompt(said(words), prompt, semantics, acting) for words in instructions]
+        return pad_left([self._turn(prompt, views) for prompt in prompts], self.token_ids["pad"])
+
+    def encode_views(self, observations: Sequence[Observation], statistics_key: str = "") -> Batch:
+        """Batch what robots see now, without the words: images and, where the policy has one, the state.
+
+        Args:
+            statistics_key: the embodiment that scales the states; the policy's own unless given.
+        """
+        key = statistics_key or self.config.statistics_key
+        return self._encode_views([(o.images, o.state, o.instruction, key) for o in observations])
 
     def encode_grounding(self, samples: Sequence[GroundingSample]) -> Batch:
         """Batch questions with their answers, and dense labels where the config has the dense loss."""
@@ -144,11 +160,11 @@ class Processor:
             image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
-    def _encode_seen(self, seen: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray | None, str, str]]) -> Batch:
-        views = len(self.config.planner_cameras)
-        prompts = [action_prompt(said(words), self.config.prompt, self.config.semantics) for _, _, words, _ in seen]
-        batch = pad_left([self._turn(prompt, views) for prompt in prompts], self.token_ids["pad"])
-        batch["images"] = torch.from_numpy(np.stack([self._views(images) for images, *_ in seen]))
+    def _encode_seen(self, seen: Sequence[Seen]) -> Batch:
+        return self.encode_prompts([words for _, _, words, _ in seen], acting=False) | self._encode_views(seen)
+
+    def _encode_views(self, seen: Sequence[Seen]) -> Batch:
+        batch = {"images": torch.from_numpy(np.stack([self._views(images) for images, *_ in seen]))}
         if self.config.state_dim:
             states = [self._state(state, key) for _, state, _, key in seen]
             batch["state"] = torch.from_numpy(np.stack(states).astype(np.float32))

@@ -26,10 +26,10 @@ def coordinate_space(planner: PlannerConfig, image_size: int, width: int, height
     return CoordinateSpace(width, height, spoken, spoken)
 
 
-def action_prompt(instruction: str, prompt: PromptConfig, semantics: SemanticsConfig) -> str:
-    """Wrap an instruction in the spatial prompt; its closing full stop gives way to the prompt's own."""
-    words = " ".join(instruction.split()).rstrip(".")
-    return prompt.action.format(instruction=words.lower() if semantics.lowercase else words)
+def action_prompt(instruction: str, prompt: PromptConfig, semantics: SemanticsConfig, acting: bool = False) -> str:
+    """Wrap an instruction in the spatial prompt, as `semantics` says; `acting` when it is not for training."""
+    words = instruction if semantics.verbatim else " ".join(instruction.split()).rstrip(".")
+    return prompt.action.replace("{instruction}", words.lower() if acting and semantics.lowercase else words)
 
 
 def question(kind: GroundingKind, label: str, prompt: PromptConfig, semantics: SemanticsConfig) -> str:
@@ -65,4 +65,9 @@ def template_texts(prompt: PromptConfig) -> list[str]:
     """List the wordings a home-made tokenizer must know well."""
     shapes = ["<box>[[1, 2, 3, 4]]</box>", "<point>[[1, 2]]</point>", "<trace>[[1, 2], [3, 4]]</trace>"]
     roles = ["user\n", "assistant\n"]
-    return [prompt.action.format(instruction=""), *(q.format(label="") for q in QUESTIONS.values()), *shapes, *roles]
+    return [
+        prompt.action.replace("{instruction}", ""),
+        *(q.format(label="") for q in QUESTIONS.values()),
+        *shapes,
+        *roles,
+    ]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
 from st4vla.platform.errors import ConfigError, PolicyError
 from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy, draw_noise
+from st4vla.platform.policy.processor import Processor
 
 KEYS = [(100 + i, i) for i in range(8)]
 NAMES = [f"robot-{i}" for i in range(8)]
@@ -112,3 +114,19 @@ def test_a_chunk_says_where_its_plan_points(policy, observations):
     chunk = policy.act(observations[:1], ["a"], [(0, 0)])[0]
     assert chunk.spatial is not None and chunk.spatial.label == observations[0].instruction
     assert all(0 <= part <= 128 for part in chunk.spatial.points[0])
+
+
+def test_a_policy_acts_for_the_embodiment_it_is_told_of_its_statistics(model, processor, observations):
+    own = processor.statistics["tabletop_panda"]
+    wide = EmbodimentStatistics("wide", Statistics.of(np.linspace(-10, 10, 14).reshape(2, 7)), own.state)
+    both = Processor(processor.config, processor.tokenizer, {"tabletop_panda": own, "wide": wide})
+    policy = St4vlaPolicy(model, both, InferenceConfig(statistics_key="wide"))
+    assert policy.spec.statistics_key == "wide"
+    plain = St4vlaPolicy(model, processor).act(observations[:1], ["a"], [(0, 0)])[0].actions
+    other = policy.act(observations[:1], ["a"], [(0, 0)])[0].actions
+    assert np.abs(other[:, :6]).max() > 1 > np.abs(plain[:, :6]).max()
+
+
+def test_an_embodiment_without_statistics_is_refused_with_those_there_are(model, processor):
+    with pytest.raises(PolicyError, match="No statistics for 'pr2' .there are: tabletop_panda"):
+        St4vlaPolicy(model, processor, InferenceConfig(statistics_key="pr2"))
