@@ -6,18 +6,25 @@ embodiment, whose controller needs more (ensembling, a sticky gripper, another s
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.embodiment import EmbodimentConfig
+from st4vla.platform.policy.execution import Execution
 
 
 class Executor(Protocol):
     """What stands between chunks and control steps, for one episode at a time."""
 
     def reset(self) -> None: ...
+
+    def forget_chunks(self) -> None:
+        """Drop what is left of the chunks, as something else is asked for now."""
+        ...
 
     def must_look(self) -> bool:
         """Say whether the policy has to look before the next action."""
@@ -48,6 +55,8 @@ class ChunkExecutor:
         """Forget the last episode's chunk."""
         self._actions = np.zeros((0, 0), np.float32)
         self._cursor = 0
+
+    forget_chunks = reset
 
     def must_look(self) -> bool:
         """Say whether the part of the chunk that is executed is used up."""
@@ -82,4 +91,14 @@ def make_executor(
     return EXECUTORS[embodiment](spec, execute)
 
 
-EXECUTORS: dict[str, Callable[[PolicySpec, int | None], Executor]] = {}
+def _execution(embodiment: str) -> Callable[[PolicySpec, int | None], Executor]:
+    """Give the maker of a packaged embodiment's execution; `execute` overrides its own."""
+
+    def make(spec: PolicySpec, execute: int | None) -> Executor:
+        config = EmbodimentConfig.preset(embodiment)
+        return Execution(config if execute is None else replace(config, execute=execute), spec.rotation_form)
+
+    return make
+
+
+EXECUTORS = {name: _execution(name) for name in ("google_robot", "widowx")}

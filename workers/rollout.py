@@ -216,6 +216,8 @@ def _look(run: _Running, world: World, client: PolicyClient, spec: EpisodeSpec, 
     """Show the policy what it asks for, let the simulated clock run as long as it takes, and keep its answer."""
     where = f"look {len(run.looks)}, step {world.steps}"
     seen_at, instruction = world.steps, world.instruction
+    if instruction != run.instruction:
+        run.executor.forget_chunks()
     with run.at("render", where):
         observation = world.observe(client.spec)
     before = run.seconds["policy"]

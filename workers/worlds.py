@@ -98,6 +98,40 @@ def _dot_expert(world: Any) -> Any:
     return DotExpert(world)
 
 
+def _make_simpler(key: str) -> World:
+    from st4vla.envs.simpler.world import SimplerWorld
+
+    return SimplerWorld()
+
+
+def _plan_simpler(suite: str, tasks: Sequence[str], episodes: int | None, seed: int) -> list[EpisodeSpec]:
+    from st4vla.envs.simpler.suites import plan
+
+    return plan(suite, tasks, episodes, seed)
+
+
+def _training_simpler(task: str, index: int) -> EpisodeSpec:
+    from st4vla.envs.simpler.suites import training
+
+    return training(task, index)
+
+
+def _no_simpler_expert(world: Any) -> Any:
+    raise ConfigError("SimplerEnv has no scripted expert; evaluate random, a checkpoint, or a policy server.")
+
+
+def _simpler_scene(spec: EpisodeSpec) -> str:
+    from st4vla.envs.simpler.suites import scene_of
+
+    return scene_of(spec)
+
+
+def _check_simpler(plan: Sequence[EpisodeSpec]) -> None:
+    from st4vla.envs.simpler.suites import check
+
+    check(plan)
+
+
 def warm_up(world: World, spec: EpisodeSpec, pictures: bool) -> None:
     """Pay for a world's first reset, and its first picture where there will be any, before work starts."""
     world.reset(spec)
@@ -107,9 +141,26 @@ def warm_up(world: World, spec: EpisodeSpec, pictures: bool) -> None:
 
 TABLETOP_SUITES = ("seen", "unseen_objects", "unseen_wording", "long_horizon", "moved_object", "changed_instruction")
 
+SIMPLER_SUITES = (
+    "simplerenv_google_vm",
+    "simplerenv_google_va",
+    "simplerenv_google_va_cameras",
+    "simplerenv_widowx",
+)
+
 # Functions that import late: a command loads the simulator only in the processes that step it.
 FAMILIES = {
     "tabletop": Family(_make_tabletop, _plan_tabletop, _training_tabletop, _tabletop_expert, suites=TABLETOP_SUITES),
+    "simpler": Family(
+        _make_simpler,
+        _plan_simpler,
+        _training_simpler,
+        _no_simpler_expert,
+        suites=SIMPLER_SUITES,
+        scene_of=_simpler_scene,
+        check=_check_simpler,
+        stop_on_success=False,
+    ),
     "dot": Family(_make_dot, _plan_dot, _training_dot, _dot_expert),
     # Takes time and no processor, for trying out faults and many actors.
     "sleeping_dot": Family(_make_sleeping_dot, _plan_dot, _training_dot, _dot_expert),

@@ -146,7 +146,7 @@ def test_a_named_folder_of_another_plan_is_refused(tmp_path: Path):
 
 
 def test_unknown_worlds_and_suites_are_refused_before_any_actor_starts(tmp_path: Path):
-    with pytest.raises(ConfigError, match="world is 'moon'; expected one of tabletop, dot"):
+    with pytest.raises(ConfigError, match="world is 'moon'; expected one of tabletop, simpler, dot"):
         evaluate(config(tmp_path, world="moon"))
     with pytest.raises(ConfigError, match="suite 'sen' is unknown"):
         evaluate(config(tmp_path, suites=("sen",)))
