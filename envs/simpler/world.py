@@ -1,4 +1,4 @@
-"""Run SimplerEnv's episodes one at a time in pooled scenes: reset to a spec or a case, step by raw actions, look, judge.
+"""Run SimplerEnv's episodes one at a time in pooled scenes: reset, step by raw actions, look, judge.
 
 Scenes are known by their builds: an episode with an equal build reuses one, whatever its task. Every reset moves the
 bodies into a new PhysX scene, so that an episode is bitwise the same in a fresh world and after any other.
@@ -241,7 +241,7 @@ class SimplerWorld:
         return state
 
     def proprioception(self) -> np.ndarray:
-        """Give float32 [7]: the tool's position in the base frame and rotation vector, the gripper 0 closed .. 1 open."""
+        """Give float32 [7]: the tool in the base frame, m and rotation vector, and the gripper 0 closed .. 1 open."""
         tool = self.env.agent.robot._objs[0].pose.inv() * self.view.tcp
         turn = Rotation.from_quat(tool.q[[1, 2, 3, 0]]).as_rotvec()
         return np.array([*tool.p, *turn, self.robot.opening(self.view.qpos())], dtype=np.float32)
