@@ -40,7 +40,7 @@ def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout, beat: Bea
     world.reset(spec)
     frames = []
     for step, snapshot in enumerate(rollout.recording.snapshots):
-        beat("render", f"frame {step}")
+        beat("render", f"frame {step}" if step else "first frame")
         frames.append(compose(_views(world, snapshot), spec, rollout.recording, rollout.result, step))
     frames += [frames[-1]] * LAST_FRAME_REPEATS
     return encode(np.stack(frames), PLAYBACK_FPS, VideoConfig(quality=23))

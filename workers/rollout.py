@@ -214,7 +214,7 @@ def _must_look(run: _Running, world: World) -> bool:
 
 def _look(run: _Running, world: World, client: PolicyClient, spec: EpisodeSpec, options: RolloutOptions) -> None:
     """Show the policy what it asks for, let the simulated clock run as long as it takes, and keep its answer."""
-    where = f"look {len(run.looks)}, step {world.steps}"
+    where = f"look {len(run.looks)}, step {world.steps}" if run.looks else "first look"
     seen_at, instruction = world.steps, world.instruction
     if instruction != run.instruction:
         run.executor.forget_chunks()

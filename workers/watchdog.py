@@ -17,6 +17,7 @@ from typing import Any
 from st4vla.platform.errors import ConfigError
 
 TICK_S = 0.2
+FIRST = "first "  # how a step is called that may have to build something
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class WatchConfig:
     """How long one thing may take.
 
     Attributes:
-        step_timeout_s: one control step or one picture.
+        step_timeout_s: one control step, or one picture after the first.
         policy_timeout_s: one answer of a policy; longer than what its own client waits, which knows more.
-        reset_timeout_s: building and resetting a world.
+        reset_timeout_s: building and resetting a world, and the first picture of an episode, for which a stage may
+            have to be built and shaders compiled.
     """
 
-    step_timeout_s: float = 60.0
+    step_timeout_s: float = 120.0
     policy_timeout_s: float = 150.0
-    reset_timeout_s: float = 300.0
+    reset_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("step_timeout_s", "policy_timeout_s", "reset_timeout_s"):
@@ -42,7 +44,7 @@ class WatchConfig:
         """Give the seconds that a part may take for a step."""
         if part == "policy":
             return self.policy_timeout_s
-        return self.reset_timeout_s if step == "reset" else self.step_timeout_s
+        return self.reset_timeout_s if step == "reset" or step.startswith(FIRST) else self.step_timeout_s
 
 
 class Stalled(Exception):

@@ -251,7 +251,7 @@ def test_each_step_is_announced_before_it_begins():
     assert said[:5] == [
         ("physics", "reset"),
         ("policy", "reset"),
-        ("render", "look 0, step 0"),
-        ("policy", "look 0, step 0"),
+        ("render", "first look"),
+        ("policy", "first look"),
         ("physics", "step 0"),
     ]

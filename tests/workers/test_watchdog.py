@@ -66,6 +66,13 @@ def test_code_that_hangs_in_c_and_holds_the_interpreter_ends_its_process():
     assert b"hold_the_interpreter" in done.stderr
 
 
+def test_what_may_have_to_build_something_may_take_longer():
+    config = WatchConfig(1, 2, 3)
+    assert [config.limit("render", step) for step in ("first look", "look 1, step 8")] == [3, 1]
+    assert [config.limit("physics", step) for step in ("reset", "step 0")] == [3, 1]
+    assert config.limit("policy", "first look") == 2
+
+
 def test_a_limit_of_nothing_is_refused():
     with pytest.raises(ConfigError, match=r"watch\.step_timeout_s is 0"):
         WatchConfig(step_timeout_s=0)
