@@ -157,6 +157,7 @@ class EpisodeResult:
         stages: names of the stages reached, in order.
         steps: executed control steps.
         looks: frames the policy was shown.
+        held_steps: control steps in which the robot held still because the policy's answer was late.
         recovery_steps: control steps from the disturbance to the success; None if undisturbed or not recovered.
         failure: "" on success; "task" when the time ran out on the policy; "crash" and "timeout" are the
             environment's and "policy" an unusable answer: these three are never counted as the policy's failures
@@ -173,6 +174,7 @@ class EpisodeResult:
     steps: int
     looks: int
     recovery_steps: int | None = None
+    held_steps: int = 0
     failure: FailureKind = ""
     reason: str = ""
     wall_s: float = 0.0

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec, Spatial
 from st4vla.platform.data.video import VideoConfig, encode
-from st4vla.workers.rollout import Look, Recording, Rollout
+from st4vla.workers.rollout import Beat, Look, Recording, Rollout, no_beat
 
 LARGE, SMALL, BANNER = 384, 192, 40
 PLAYBACK_FPS = 10
@@ -29,7 +29,7 @@ class Filmable(Protocol):
     def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, Any]: ...
 
 
-def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout) -> bytes:
+def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout, beat: Beat = no_beat) -> bytes:
     """Give the episode as an MP4 at twice real time.
 
     Raises:
@@ -38,10 +38,10 @@ def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout) -> bytes:
     if rollout.recording is None:
         raise ValueError(f"episode {spec.episode_id} left no recording: {rollout.result.reason}")
     world.reset(spec)
-    frames = [
-        compose(_views(world, snapshot), spec, rollout.recording, rollout.result, step)
-        for step, snapshot in enumerate(rollout.recording.snapshots)
-    ]
+    frames = []
+    for step, snapshot in enumerate(rollout.recording.snapshots):
+        beat("render", f"frame {step}" if step else "first frame")
+        frames.append(compose(_views(world, snapshot), spec, rollout.recording, rollout.result, step))
     frames += [frames[-1]] * LAST_FRAME_REPEATS
     return encode(np.stack(frames), PLAYBACK_FPS, VideoConfig(quality=23))
 

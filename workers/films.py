@@ -72,7 +72,7 @@ def film_chosen(
 
 def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
     left = iter(shots)
-    for outcome in pool.run(lambda: next(left, None), lambda actor, shot: actor.film.remote(shot.spec, shot.rollout)):
+    for outcome in pool.run(lambda _: next(left, None), lambda actor, shot: actor.film.remote(shot.spec, shot.rollout)):
         if outcome.value is None:
             log.warning("no film of episode %s: %s", outcome.item.episode_id, outcome.reason)
             continue

@@ -258,7 +258,7 @@ def evaluate_policy(checkpoint: Path, config: RlConfig) -> Rate:
     tabletop = family("tabletop")
     policy = load_state_policy(checkpoint)
     worker = RolloutWorker(
-        lambda: tabletop.make_world(config.env.task), lambda world: LocalClient(policy), RolloutOptions()
+        lambda key: tabletop.make_world(config.env.task), lambda world: LocalClient(policy), RolloutOptions()
     )
     plan = tabletop.plan("seen", [config.env.task], config.episodes, 0) if config.episodes else []
     results = [worker.run(spec).result for spec in plan]
