@@ -24,7 +24,7 @@ from st4vla.workers.train_progress import TrainProgress, print_outcome
 
 log = logging.getLogger(__name__)
 
-TRAIN_KEYS = ("stage", "steps", "optimiser", "batch", "validation", "saving", "loss_weights", "log_every", "seed")
+TRAIN_KEYS = ("stage", "steps", "optimiser", "batch", "validation", "similarity", "saving", "loss_weights", "log_every", "seed")
 # What may differ between two runs of the same command without changing what is learned.
 FREE_KEYS = ("command", "engine", "tracking", "run_dir", "max_failures", "parent_run", "gpus_per_worker", "name")
 CHECKPOINTS = "checkpoints"
@@ -79,7 +79,7 @@ def main(cfg: Any) -> int:
             "mlflow_run": tracker.run_id,
         }
         job = StageJob(**{**vars(job), "lineage": lineage})
-        with TrainProgress(job.train, tracker) as progress:
+        with TrainProgress(job.train, tracker, run.folder) as progress:
             last = train(job, run, EngineConfig(**settings["engine"]), progress.add)
         policy = publish(run.folder, last / "policy")
         tracker.register(policy.resolve(), run.name, lineage)

@@ -124,6 +124,25 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
+class SimilarityConfig:
+    """When the two objectives' gradients are compared, and how (`similarity.py`); 0 steps means never.
+
+    Attributes:
+        samples: of either kind in the fixed probe, over all workers; the paper's is 64.
+        energy: share of a gradient's squared norm that the directions kept of it carry.
+    """
+
+    every: int = 0
+    samples: int = 64
+    energy: float = 0.9
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "similarity.every", self.every, "it must be >= 0; 0 switches it off")
+        require(self.samples > 0, "similarity.samples", self.samples, "it must be >= 1")
+        require(0 < self.energy < 1, "similarity.energy", self.energy, "it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class SavingConfig:
     """When checkpoints are written, and how many are kept; the last step is always written."""
 
@@ -154,6 +173,7 @@ class TrainConfig:
     batch: BatchConfig
     engine: EngineConfig = field(default_factory=EngineConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     loss_weights: Mapping[str, float] = field(default_factory=lambda: {"robot": 1.0, "grounding": 0.1})
     log_every: int = 10
@@ -169,6 +189,8 @@ class TrainConfig:
         require(fits, "batch.robot", self.batch.robot, "stage grounding reads no robot samples; set it to 0")
         fits = self.stage == "grounding" or self.batch.robot > 0
         require(fits, "batch.robot", self.batch.robot, "stage action needs robot samples")
+        fits = not self.similarity.every or (self.stage == "action" and self.engine.zero_stage < 3)
+        require(fits, "similarity.every", self.similarity.every, "compare in stage action, at ZeRO stage 0, 1 or 2")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -178,6 +200,7 @@ class TrainConfig:
             "batch": BatchConfig,
             "engine": EngineConfig,
             "validation": ValidationConfig,
+            "similarity": SimilarityConfig,
             "saving": SavingConfig,
         }
         built = {key: build(parts[key], value, key) if key in parts else value for key, value in values.items()}

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,21 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True)
+class Inspection:
+    """Something measured on the policy now and then, and always after the last step.
+
+    Attributes:
+        name: its figures are told as "name/figure".
+        every: steps between two; 0 measures at the end only.
+        measure: takes the policy, dropout off and every weight present; all workers call it in step.
+    """
+
+    name: str
+    every: int
+    measure: Callable[[torch.nn.Module], Row]
+
+
+@dataclass(frozen=True)
 class Worker:
     """One worker's place among all."""
 
@@ -58,7 +73,7 @@ class Trainer:
     """The loop over steps; all workers run it in lockstep.
 
     A step: (1) take a micro-batch, (2) forward its losses, (3) backward, (4) update at this step's rates,
-    then now and then (5) report means over workers, (6) validate, (7) save.
+    then now and then (5) report means over workers, (6) inspect (validate, compare gradients), (7) save.
     """
 
     def __init__(
@@ -69,7 +84,7 @@ class Trainer:
         reporter: Reporter,
         worker: Worker,
         write_policy: Callable[[Path, torch.nn.Module, int], None],
-        validate: Callable[[torch.nn.Module], Row],
+        inspections: Sequence[Inspection],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.config = config
@@ -78,7 +93,7 @@ class Trainer:
         self.reporter = reporter
         self.worker = worker
         self.write_policy = write_policy
-        self.validate = validate
+        self.inspections = inspections
         self.clock = clock
         self.meter = Meter()
 
@@ -92,8 +107,9 @@ class Trainer:
             last = done == self.config.steps
             if last or done % self.config.log_every == 0:
                 row = self._report(done, rates)
-            if last or self._due(done, self.config.validation.every):
-                row |= self._validate(done)
+            for one in self.inspections:
+                if last or self._due(done, one.every):
+                    row |= self._inspect(done, one)
             if last or self._due(done, self.config.saving.every):
                 self._save(done, row)
         return row
@@ -142,11 +158,10 @@ class Trainer:
                 f"sample between steps {done - self.config.log_every + 1} and {done}; checkpoints before it stand"
             )
 
-    def _validate(self, done: int) -> Row:
-        """Score held-out samples, shared out over the workers."""
+    def _inspect(self, done: int, one: Inspection) -> Row:
         self.engine.train(False)
         with torch.no_grad(), self.engine.whole_weights() as model:
-            row = {f"validation/{name}": value for name, value in self.validate(model).items()}
+            row = {f"{one.name}/{figure}": value for figure, value in one.measure(model).items()}
         self.engine.train()
         if row:
             self._tell({"step": float(done)} | row)

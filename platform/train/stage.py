@@ -24,8 +24,9 @@ from st4vla.platform.policy.tokenizer import build_tokenizer
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
-from st4vla.platform.train.loop import Reporter, Row, Trainer, Worker
-from st4vla.platform.train.predict import Predictor
+from st4vla.platform.train.loop import Inspection, Reporter, Row, Trainer, Worker
+from st4vla.platform.train.predict import Predictor, placed
+from st4vla.platform.train.similarity import compare_objectives
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig, Sources
 from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
 
@@ -135,6 +136,8 @@ def build_policy(job: StageJob, sources: Sources) -> tuple[St4vlaModel, Processo
     statistics |= kept_statistics(parent.processor.statistics, statistics, job.parent)
     processor = Processor(job.policy, parent.processor.tokenizer, statistics)
     if parent_kinship(job.parent, job.policy) == "all":
+        # The architecture is the parent's; the prompt may be another, and is what the new checkpoint must say.
+        parent.model.config = job.policy
         return parent.model, processor
     model = St4vlaModel(job.policy, processor.token_ids)
     load_planner(model, job.parent)
@@ -182,7 +185,7 @@ def run_stage(
             reporter,
             worker,
             writer(job, processor),
-            validator(job, sources, processor, worker, device),
+            inspections(job, sources, processor, worker, device),
         )
         return trainer.run(counters["step"])
 
@@ -196,6 +199,44 @@ def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Modu
         save_checkpoint(folder, model, processor, Lineage(**{**job.lineage, "notes": notes}))
 
     return write
+
+
+def inspections(
+    job: StageJob, sources: Sources, processor: Processor, worker: Worker, device: torch.device
+) -> list[Inspection]:
+    """List what is measured on the policy now and then."""
+    found = [Inspection("validation", job.train.validation.every, validator(job, sources, processor, worker, device))]
+    if every := job.train.similarity.every:
+        found.append(Inspection("similarity", every, prober(job, processor, worker)))
+    return found
+
+
+def prober(job: StageJob, processor: Processor, worker: Worker) -> Callable[[torch.nn.Module], Row]:
+    """Give the function that compares the objectives' gradients on this worker's share of a probe, read once.
+
+    The probe's questions are asked also where training asks none, so that a run on actions alone can be watched.
+
+    Raises:
+        ConfigError: too few held-out samples for every worker to have its share.
+    """
+    config, share = job.train.similarity, slice(worker.rank, None, worker.world_size)
+    sources = Sources(job.robot, job.grounding, job.reading, job.train.seed)
+    robot = [sample for one in sources.robot for sample in one.held_out_robot(config.samples)][: config.samples][share]
+    asked = [sample for one in sources.grounding for sample in one.held_out_grounding(config.samples)]
+    asked = asked[:: max(1, len(asked) // config.samples)][: config.samples][share]
+    if not robot or not asked:
+        raise ConfigError(
+            "similarity.every compares gradients on held-out actions and questions, and there are too few of them; "
+            "raise held_out_share, name grounding_data, or set similarity.every=0"
+        )
+    batches = processor.encode_grounding(asked), processor.encode_actions(robot)
+
+    def compare(model: torch.nn.Module) -> Row:
+        assert isinstance(model, St4vlaModel)
+        grounding, actions = (placed(batch, model) for batch in batches)
+        return compare_objectives(model, grounding, actions, config.energy, worker.world_size)
+
+    return compare
 
 
 def validator(

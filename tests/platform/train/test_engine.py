@@ -9,7 +9,7 @@ from st4vla.platform.errors import CheckpointError, TrainingError
 from st4vla.platform.train.alone import FolderReporter, join_group_of_one
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
-from st4vla.platform.train.loop import Trainer, Worker, step_seed
+from st4vla.platform.train.loop import Inspection, Trainer, Worker, step_seed
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
 
     batches = Batches(counters["cursor"]["place"])
     reporter = FolderReporter(folder, 5, rows.append)
-    trainer = Trainer(settings, engine, batches, reporter, Worker(), write, lambda model: {"checked": 1.0})
+    trainer = Trainer(settings, engine, batches, reporter, Worker(), write, [Inspection("validation", 0, lambda model: {"checked": 1.0})])
     trainer.run(counters["step"])
     return model, [row["loss/total"] for row in rows if "loss/total" in row]
 
