@@ -7,7 +7,7 @@ progress, and publishes the last checkpoint as RUN_DIR/checkpoint.
 import logging
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from st4vla.workers.train_progress import TrainProgress, print_outcome
 
 log = logging.getLogger(__name__)
 
-TRAIN_KEYS = ("stage", "steps", "optimiser", "batch", "validation", "similarity", "saving", "loss_weights", "log_every", "seed")
+TRAIN_KEYS = tuple(item.name for item in fields(TrainConfig) if item.name != "engine")
 # What may differ between two runs of the same command without changing what is learned.
 FREE_KEYS = ("command", "engine", "tracking", "run_dir", "max_failures", "parent_run", "gpus_per_worker", "name")
 CHECKPOINTS = "checkpoints"

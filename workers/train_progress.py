@@ -30,6 +30,7 @@ class TrainProgress:
     def __init__(self, config: TrainConfig, tracker: Any, folder: Path) -> None:
         self.tracker = tracker
         self._rows = folder / ROWS
+        drop_torn_line(self._rows)
         self.newest: Row = {}
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -77,11 +78,16 @@ def key_of(row: Row) -> tuple[float, str]:
     return row["step"], next((name.split("/")[0] for name in row if name != "step"), "")
 
 
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a kill left of a line, so that the next one does not continue it."""
+    if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
 def read_rows(folder: Path) -> list[Row]:
-    """Give the rows of a run so far, none for a new one; a line that a kill tore is left out."""
+    """Give the rows of a run so far, none for a new one."""
     path = folder / ROWS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def describe(values: Row) -> str:

@@ -60,7 +60,7 @@ def shared_weight(model: St4vlaModel) -> torch.nn.Parameter:
 def gradient_of(
     model: St4vlaModel, loss: Callable[[], Mapping[str, torch.Tensor]], world_size: int = 1
 ) -> torch.Tensor:
-    """Differentiate a loss by the shared weight alone, averaged over workers; accumulated gradients stay as they are."""
+    """Differentiate a loss by the shared weight alone, averaged over workers; no accumulated gradient is touched."""
     with torch.enable_grad():
         gradient = torch.autograd.grad(loss()["loss"], shared_weight(model))[0].float()
     if world_size > 1:

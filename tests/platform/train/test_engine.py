@@ -80,7 +80,15 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
 
     batches = Batches(counters["cursor"]["place"])
     reporter = FolderReporter(folder, 5, rows.append)
-    trainer = Trainer(settings, engine, batches, reporter, Worker(), write, [Inspection("validation", 0, lambda model: {"checked": 1.0})])
+    trainer = Trainer(
+        settings,
+        engine,
+        batches,
+        reporter,
+        Worker(),
+        write,
+        [Inspection("validation", 0, lambda model: {"checked": 1.0})],
+    )
     trainer.run(counters["step"])
     return model, [row["loss/total"] for row in rows if "loss/total" in row]
 
