@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
+from st4vla.platform.train.background import Begin
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
 from st4vla.workers.cluster import cpus_per_actor
@@ -39,16 +41,37 @@ class RayReporter:
 
     def __init__(self, board: Any, scratch: Path) -> None:
         self.board, self.scratch = board, scratch
+        self._written = threading.Event()
+        self._written.set()
 
     def progress(self, row: Row) -> None:
         """Send a row, without waiting."""
         self.board.put.remote(row)
 
-    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
-        """Write this worker's part beside the run and hand it over; every worker comes here at the same step."""
-        with tempfile.TemporaryDirectory(prefix=PART, dir=self.scratch) as folder:
-            write(Path(folder))
-            ray.train.report(row, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name_of(step))
+    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+        """Copy this worker's part and let Ray Train write and join the parts behind the next steps.
+
+        Every worker comes here at the same step. Ray's own thread writes and uploads, and removes the part afterwards.
+        """
+        self._written.wait()
+        self._written = threading.Event()
+        folder, written = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch)), self._written
+        finish, storage = begin(folder), ray.train.get_context().get_storage()
+
+        def upload(part: Checkpoint, name: str) -> Checkpoint:
+            try:
+                finish()
+                return storage.persist_current_checkpoint(part, name)
+            finally:
+                written.set()
+
+        ray.train.report(
+            row,
+            checkpoint=Checkpoint.from_directory(str(folder)),
+            checkpoint_dir_name=name_of(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
+        )
 
 
 def work(settings: dict[str, Any]) -> None:

@@ -1,22 +1,25 @@
 """Wrap one DeepSpeed engine: its settings from ours, its traps avoided, its checkpoints read and written."""
 
 import contextlib
+import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from st4vla.platform.errors import CheckpointError
+from st4vla.platform.train.background import Finish, copied
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.objective import Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
 
 TAG = "state"
+WORLD = "world.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -65,6 +68,28 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
     return settings
 
 
+def copying_engine() -> Any:
+    """Make DeepSpeed hand over what it would write: each state and its path go to the function `take`."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class CopyingEngine(TorchCheckpointEngine):
+        take: Callable[[Any, str], None]
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.take(state_dict, path)
+
+    return CopyingEngine()
+
+
+@contextlib.contextmanager
+def refused_by_disk(folder: Path) -> Iterator[None]:
+    """Turn what a full or broken disk raises into a CheckpointError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"could not write the engine's state to {folder}: {error}; free some space") from error
+
+
 class TrainEngine:
     """One worker's share of the model and its optimiser; every method is called by all workers in step."""
 
@@ -85,6 +110,8 @@ class TrainEngine:
             dist_init_required=False,
         )
         self._zero = deepspeed.zero
+        self._world = {"workers": world_size, "zero_stage": config.engine.zero_stage}
+        self._copies = self._engine.checkpoint_engine = copying_engine()
 
     @property
     def model(self) -> torch.nn.Module:
@@ -126,14 +153,27 @@ class TrainEngine:
         with self._zero.GatheredParameters(list(self.model.parameters())):
             yield self.model
 
-    def save(self, folder: Path, counters: Mapping[str, Any]) -> None:
-        """Write this worker's shards of weights and optimiser, with the loop's counters, under `folder`."""
-        try:
+    def save(self, folder: Path, counters: Mapping[str, Any]) -> Finish:
+        """Copy this worker's shards of weights and optimiser, with the loop's counters.
+
+        Returns:
+            the function that writes them under `folder`; it may run beside later steps.
+
+        Raises:
+            CheckpointError: from that function too, where the disk refuses.
+        """
+        files: list[tuple[Any, str]] = []
+        self._copies.take = lambda state, path: files.append((copied(state), path))
+        with refused_by_disk(folder):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"could not write the engine's state to {folder}: {error}; free some space"
-            ) from error
+            (folder / WORLD).write_text(json.dumps(self._world))
+
+        def write() -> None:
+            with refused_by_disk(folder):
+                for state, path in files:
+                    torch.save(state, path)
+
+        return write
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Read what `save` wrote, on as many workers as wrote it; give back the counters."""

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from st4vla.platform.errors import TrainingError
+from st4vla.platform.train.background import Begin, Finish, Stopwatch
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
 
@@ -35,8 +36,11 @@ class Reporter(Protocol):
         """Take one row of figures; only the first worker calls it."""
         ...
 
-    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
-        """Give every worker a folder to write its part in, and make all parts one checkpoint."""
+    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+        """Give every worker a folder for its part, and make all parts one checkpoint once they are written.
+
+        `begin` copies at once and gives the function that writes; that one may run beside the next steps.
+        """
         ...
 
 
@@ -83,7 +87,7 @@ class Trainer:
         batches: Batches,
         reporter: Reporter,
         worker: Worker,
-        write_policy: Callable[[Path, torch.nn.Module, int], None],
+        write_policy: Callable[[Path, torch.nn.Module, int], Finish],
         inspections: Sequence[Inspection],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -169,14 +173,23 @@ class Trainer:
 
     def _save(self, done: int, row: Row) -> None:
         counters = {"step": done, "cursor": self.batches.cursor()}
+        watch = Stopwatch(self._tell, done, self.clock)
 
-        def write(folder: Path) -> None:
-            self.engine.save(folder / "engine", counters)
+        def begin(folder: Path) -> Finish:
+            parts = [self.engine.save(folder / "engine", counters)]
             with self.engine.whole_weights() as model:
                 if self.worker.rank == 0:
-                    self.write_policy(folder / "policy", model, done)
+                    parts.append(self.write_policy(folder / "policy", model, done))
 
-        self.reporter.checkpoint(done, write, row)
+            def finish() -> None:
+                for write in parts:
+                    write()
+                watch.written()
+
+            return finish
+
+        self.reporter.checkpoint(done, begin, row)
+        watch.go_on()
 
     def _tell(self, row: Row) -> None:
         if self.worker.rank == 0:

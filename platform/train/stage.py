@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, read_policy_yaml, save_checkpoint
+from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, prepare_checkpoint, read_policy_yaml
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
 from st4vla.platform.policy.config import PolicyConfig
@@ -21,6 +21,7 @@ from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.prompt import template_texts
 from st4vla.platform.policy.tokenizer import build_tokenizer
+from st4vla.platform.train.background import Finish
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
@@ -190,15 +191,16 @@ def run_stage(
         return trainer.run(counters["step"])
 
 
-def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], None]:
-    """Give the function that writes the policy's folder of a checkpoint."""
+def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], Finish]:
+    """Give the function that copies the weights and gives the one that writes the policy's folder of a checkpoint."""
 
-    def write(folder: Path, model: torch.nn.Module, step: int) -> None:
+    def begin(folder: Path, model: torch.nn.Module, step: int) -> Finish:
         notes = {**job.lineage.get("notes", {}), "stage": job.train.stage, "step": step, "seed": job.train.seed}
         assert isinstance(model, St4vlaModel)
-        save_checkpoint(folder, model, processor, Lineage(**{**job.lineage, "notes": notes}))
+        write = prepare_checkpoint(model, processor, Lineage(**{**job.lineage, "notes": notes}))
+        return lambda: write(folder)
 
-    return write
+    return begin
 
 
 def inspections(

@@ -7,6 +7,7 @@ import torch
 
 from st4vla.platform.errors import CheckpointError, TrainingError
 from st4vla.platform.train.alone import FolderReporter, join_group_of_one
+from st4vla.platform.train.background import copied
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
 from st4vla.platform.train.loop import Inspection, Trainer, Worker, step_seed
@@ -74,9 +75,14 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
     engine = TrainEngine(model, settings, CPU, 1)
     counters = engine.load(resume / "engine") if resume else {"step": 0, "cursor": {"place": 0}}
 
-    def write(place, model, step):
-        place.mkdir()
-        torch.save(model.state_dict(), place / "weights.pt")
+    def begin(place, model, step):
+        weights = copied(model.state_dict())
+
+        def write():
+            place.mkdir()
+            torch.save(weights, place / "weights.pt")
+
+        return write
 
     batches = Batches(counters["cursor"]["place"])
     reporter = FolderReporter(folder, 5, rows.append)
@@ -86,10 +92,11 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
         batches,
         reporter,
         Worker(),
-        write,
+        begin,
         [Inspection("validation", 0, lambda model: {"checked": 1.0})],
     )
     trainer.run(counters["step"])
+    reporter.close()
     return model, [row["loss/total"] for row in rows if "loss/total" in row]
 
 
