@@ -96,7 +96,7 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
         St4vlaError: what a worker raised on purpose.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
-    scaling = scaling_config(run.workers, run.gpus_per_worker)
+    scaling = scaling_config(run.workers, run.gpus_per_worker, run.min_workers)
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
         work,
@@ -124,15 +124,16 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
     return Path(result.checkpoint.path)
 
 
-def scaling_config(workers: int, gpus_per_worker: int | None) -> ScalingConfig:
+def scaling_config(workers: int, gpus_per_worker: int | None, min_workers: int | None = None) -> ScalingConfig:
     """Ask for as much of every worker as the cluster has; raise ConfigError where it has too little."""
     num_gpus = ray.cluster_resources().get("GPU", 0)
     gpus = gpus_per_worker if gpus_per_worker is not None else int(num_gpus >= workers)
-    if gpus * workers > num_gpus:
+    if gpus * (min_workers or workers) > num_gpus:
         raise ConfigError(f"workers={workers} need {gpus * workers} GPUs and the cluster has {num_gpus:.0f}; ask fewer")
     cpus = cpus_per_actor(workers)
     resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources)
+    number = workers if min_workers is None else (min_workers, workers)
+    return ScalingConfig(num_workers=number, use_gpu=gpus > 0, resources_per_worker=resources)
 
 
 def explain(error: TrainingFailedError, folder: Path) -> BaseException:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.train.guard import AlarmConfig
 
 Stage = Literal["grounding", "action"]
 STAGES: tuple[Stage, ...] = ("grounding", "action")
@@ -174,6 +175,7 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     loss_weights: Mapping[str, float] = field(default_factory=lambda: {"robot": 1.0, "grounding": 0.1})
     log_every: int = 10
@@ -201,6 +203,7 @@ class TrainConfig:
             "engine": EngineConfig,
             "validation": ValidationConfig,
             "similarity": SimilarityConfig,
+            "alarms": AlarmConfig,
             "saving": SavingConfig,
         }
         built = {key: build(parts[key], value, key) if key in parts else value for key, value in values.items()}

@@ -1,7 +1,7 @@
 """Run the steps of one stage: read, forward, backward, update, report, validate, save."""
 
 import hashlib
-import math
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from st4vla.platform.errors import TrainingError
 from st4vla.platform.train.background import Begin, Finish, Stopwatch
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
+from st4vla.platform.train.guard import Alarms, LossGuard
 
+logger = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
@@ -89,6 +90,7 @@ class Trainer:
         worker: Worker,
         write_policy: Callable[[Path, torch.nn.Module, int], Finish],
         inspections: Sequence[Inspection],
+        guard: LossGuard,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.config = config
@@ -98,6 +100,8 @@ class Trainer:
         self.worker = worker
         self.write_policy = write_policy
         self.inspections = inspections
+        self.guard = guard
+        self.alarms = Alarms(config.alarms)
         self.clock = clock
         self.meter = Meter()
 
@@ -130,6 +134,7 @@ class Trainer:
             self.meter.waited(self.clock() - began)
             torch.manual_seed(step_seed(self.config.seed, step, micro, self.worker.rank))
             total, parts = self.engine.losses(batches)
+            self.guard.hold(step + 1, batches, total.detach(), parts)
             self.engine.backward(total)
             rates = self.engine.step(step)
             self.meter.took(self.clock() - began, total.detach().float(), parts)
@@ -138,8 +143,8 @@ class Trainer:
     def _report(self, done: int, rates: Mapping[str, float]) -> Row:
         """Average the losses since the last report over steps and workers, in one all-reduce."""
         micro_batches = self.meter.micro_batches
+        self.guard.check()
         means, wait_s, busy_s = self.meter.drain(self.worker.world_size)
-        self._check_finite(done, means)
         steps = micro_batches / self.config.batch.accumulation
         samples = (self.config.batch.robot + self.config.batch.grounding) * steps
         row = {f"loss/{name}": value for name, value in means.items()}
@@ -151,16 +156,16 @@ class Trainer:
             "data_wait_share": wait_s / busy_s if busy_s else 0.0,
             "gradient_norm": self.engine.gradient_norm(),
         }
+        row |= self._alarms(done, {"gradient_norm": row["gradient_norm"], "loss": row["loss/total"]})
         self._tell(row)
         return row
 
-    def _check_finite(self, done: int, means: Mapping[str, float]) -> None:
-        broken = {name: value for name, value in means.items() if not math.isfinite(value)}
-        if broken:
-            raise TrainingError(
-                f"losses are not finite by step {done}: {broken}; lower optimiser.learning_rates or look for a broken "
-                f"sample between steps {done - self.config.log_every + 1} and {done}; checkpoints before it stand"
-            )
+    def _alarms(self, done: int, figures: Row) -> Row:
+        jumps = self.alarms.look(figures)
+        for name, times in jumps.items():
+            if self.worker.rank == 0:
+                logger.warning("%s is %.4g at step %d, %.1f times its running mean", name, figures[name], done, times)
+        return {f"alarm/{name}": times for name, times in jumps.items()}
 
     def _inspect(self, done: int, one: Inspection) -> Row:
         self.engine.train(False)
@@ -172,6 +177,7 @@ class Trainer:
         return row
 
     def _save(self, done: int, row: Row) -> None:
+        self.guard.check()
         counters = {"step": done, "cursor": self.batches.cursor()}
         watch = Stopwatch(self._tell, done, self.clock)
 

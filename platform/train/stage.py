@@ -25,6 +25,7 @@ from st4vla.platform.train.background import Finish
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
+from st4vla.platform.train.guard import LossGuard
 from st4vla.platform.train.loop import Inspection, Reporter, Row, Trainer, Worker
 from st4vla.platform.train.predict import Predictor, placed
 from st4vla.platform.train.similarity import compare_objectives
@@ -42,6 +43,7 @@ class StageJob:
         parent: checkpoint folder to start from, "" for random weights.
         robot, grounding: where samples come from.
         lineage: what the driver knows of where the weights come from; the step is added when they are saved.
+        folder: where a batch that breaks the loss is kept, "" for nowhere.
     """
 
     train: TrainConfig
@@ -51,6 +53,7 @@ class StageJob:
     grounding: tuple[SourceConfig, ...] = ()
     parent: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
 
 def open_sources(job: StageJob) -> Sources:
@@ -65,13 +68,12 @@ def open_sources(job: StageJob) -> Sources:
     return Sources(robot, grounding, job.reading, job.train.seed)
 
 
-def check_job(job: StageJob, num_workers: int) -> Sources:
-    """Find in the driver what would stop every worker: data, statistics, parent, batch sizes; give the open sources.
+def check_job(job: StageJob) -> Sources:
+    """Find in the driver what would stop every worker: data, statistics, parent; give the open sources.
 
     Raises:
         ConfigError, DataError, CheckpointError: naming what was seen, what was expected and the next step.
     """
-    job.train.batch.check_divides(max(1, num_workers))
     sources = open_sources(job)
     for source in sources.robot:
         sample = source.robot().load(0, np.random.default_rng(0))
@@ -174,8 +176,9 @@ def run_stage(
     device = device or torch.device("cpu")
     sources = open_sources(job)
     model, processor = build_policy(job, sources)
-    engine = TrainEngine(model, job.train, device, worker.world_size)
-    counters = engine.load(resume / "engine") if resume else {"step": 0, "cursor": {}}
+    state = resume / "engine" if resume else None
+    engine = TrainEngine(model, job.train, device, worker.world_size, state)
+    counters = engine.load(state) if state else {"step": 0, "cursor": {}}
     encoders = {"robot": processor.encode_actions, "grounding": processor.encode_grounding}
     batch = job.train.batch
     with StepBatches(sources.mixtures, encoders, batch, worker.rank, worker.world_size, counters["cursor"]) as batches:
@@ -187,6 +190,7 @@ def run_stage(
             worker,
             writer(job, processor),
             inspections(job, sources, processor, worker, device),
+            LossGuard(Path(job.folder) if job.folder else None, worker.rank),
         )
         return trainer.run(counters["step"])
 
