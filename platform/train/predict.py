@@ -53,7 +53,7 @@ class Predictor:
         return rng.standard_normal((config.chunk_length, config.action_dim), dtype=np.float32)
 
     def _read(self, sample: GroundingSample, tokens: Sequence[int]) -> Spatial | None:
-        if sample.kind == "subgoal":
+        if sample.kind in ("subgoal", "words"):
             return Spatial(label=str(self.processor.tokenizer.decode(list(tokens))).strip())
         try:
             return self.processor.read_answer(tokens, sample.image, SHAPES[sample.kind])
