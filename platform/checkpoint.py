@@ -91,9 +91,14 @@ def prepare_checkpoint(
     *,
     parts: Sequence[str] = (),
     dtype: torch.dtype | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> Callable[[str | Path], Path]:
-    """Copy the weights as they are now; give the function that writes them as `save_checkpoint` does, when it suits."""
-    tensors = own_tensors(model)
+    """Copy the weights as they are now; give the function that writes them as `save_checkpoint` does, when it suits.
+
+    Args:
+        tensors: what to write, by name; None for the model's own.
+    """
+    tensors = own_tensors(model) if tensors is None else tensors
     if parts:
         tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in parts}
     kept = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}

@@ -17,7 +17,7 @@ from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.train.alone import run_alone
 from st4vla.platform.train.config import TrainConfig, build
-from st4vla.platform.train.folder import finished, publish, remember
+from st4vla.platform.train.folder import BEST, finished, publish, ranked, remember
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig
 from st4vla.platform.train.stage import StageJob, check_job
 from st4vla.workers.train_progress import TrainProgress, print_outcome
@@ -97,6 +97,10 @@ def main(cfg: Any) -> int:
         with TrainProgress(job.train, tracker, run.folder) as progress:
             last = train(job, run, EngineConfig(**settings["engine"]), progress.add)
         policy = publish(run.folder, last / "policy")
+        if job.train.saving.best:
+            best = ranked((run.folder / CHECKPOINTS).glob("step_*"), job.train.saving)[-1]
+            log.info("the best checkpoint by %s is %s", job.train.saving.best, best.name)
+            publish(run.folder, best / "policy", BEST)
         tracker.register(policy.resolve(), run.name, lineage)
     print_outcome(progress.newest, policy)
     return 0

@@ -25,6 +25,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
 from st4vla.platform.train.background import Begin
+from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
 from st4vla.workers.cluster import cpus_per_actor
@@ -56,7 +57,8 @@ class RayReporter:
         self._written.wait()
         self._written = threading.Event()
         folder, written = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch)), self._written
-        finish, storage = begin(folder), ray.train.get_context().get_storage()
+        finish = begin(folder)
+        storage: Any = ray.train.get_context().get_storage()
 
         def upload(part: Checkpoint, name: str) -> Checkpoint:
             try:
@@ -107,7 +109,7 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
             name="checkpoints",
             storage_path=str(run.folder),
             failure_config=FailureConfig(max_failures=run.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=job.train.saving.keep),
+            checkpoint_config=keeping(job.train.saving),
             callbacks=[StopOnOwnErrors()],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -122,6 +124,16 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
                 shutil.rmtree(left, ignore_errors=True)
     assert result.checkpoint is not None
     return Path(result.checkpoint.path)
+
+
+def keeping(saving: SavingConfig) -> CheckpointConfig:
+    """Say in Ray Train's words which checkpoints stay; the newest always does."""
+    if not saving.best:
+        return CheckpointConfig(num_to_keep=saving.keep)
+    order = "min" if saving.best_is == "lowest" else "max"
+    return CheckpointConfig(
+        num_to_keep=saving.keep, checkpoint_score_attribute=saving.best, checkpoint_score_order=order
+    )
 
 
 def scaling_config(workers: int, gpus_per_worker: int | None, min_workers: int | None = None) -> ScalingConfig:

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from st4vla.platform.train.background import Background, Begin
+from st4vla.platform.train.config import SavingConfig
+from st4vla.platform.train.folder import kept
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
 
@@ -21,8 +23,8 @@ class FolderReporter:
     A checkpoint is written under a hidden name and renamed, so that a killed run leaves whole ones only.
     """
 
-    def __init__(self, folder: Path, keep: int, tell: Callable[[Row], None] = lambda row: None) -> None:
-        self.folder, self.keep, self.tell = folder, keep, tell
+    def __init__(self, folder: Path, saving: SavingConfig, tell: Callable[[Row], None] = lambda row: None) -> None:
+        self.folder, self.saving, self.tell = folder, saving, tell
         self._behind = Background()
 
     def progress(self, row: Row) -> None:
@@ -30,7 +32,7 @@ class FolderReporter:
         self.tell(row)
 
     def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
-        """Write a checkpoint beside the next steps, and then let go of the oldest beyond `keep`."""
+        """Write a checkpoint beside the next steps, and then let go of those that need not stay."""
         self._behind.wait()
         hidden, place = self.folder / f".{name_of(step)}", self.folder / name_of(step)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -41,7 +43,8 @@ class FolderReporter:
             finish()
             shutil.rmtree(place, ignore_errors=True)
             hidden.rename(place)
-            for old in self.checkpoints()[: -self.keep]:
+            whole = self.checkpoints()
+            for old in set(whole) - kept(whole, self.saving):
                 shutil.rmtree(old)
 
         self._behind.start(write)
@@ -78,7 +81,7 @@ def join_group_of_one(device: torch.device) -> None:
 
 def run_alone(job: StageJob, folder: Path, tell: Callable[[Row], None] = lambda row: None) -> Path:
     """Run a stage, or the rest of it, keeping checkpoints under `folder`; give the last checkpoint."""
-    reporter = FolderReporter(folder, job.train.saving.keep, tell)
+    reporter = FolderReporter(folder, job.train.saving, tell)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done = reporter.checkpoints()
     resume = done[-1] if done else None

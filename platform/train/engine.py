@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 
 from st4vla.platform.errors import CheckpointError
+from st4vla.platform.train.average import Average
 from st4vla.platform.train.background import Finish, copied
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.objective import Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
 from st4vla.platform.train.universal import TAG, WORLD, convert, drop_converted, fits, universal_folder
 
+AVERAGE = "average.pt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -120,6 +122,7 @@ class TrainEngine:
         optimiser = build_optimiser(model.named_parameters(), config.optimiser)
         self._trained = [one for group in optimiser.param_groups for one in group["params"]]
         self._norm: torch.Tensor | None = None
+        self._average = Average(model, config.average) if config.average.decay else None
         self._engine, self._optimiser, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimiser,
@@ -149,7 +152,10 @@ class TrainEngine:
         if self.config.engine.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
             clip = self.config.optimiser.clip_norm or math.inf
             self._norm = torch.nn.utils.clip_grad_norm_(self._trained, clip)
+        boundary = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
+        if self._average is not None and boundary:
+            self._average.follow(step)
         return rates
 
     def gradient_norm(self) -> float:
@@ -163,9 +169,10 @@ class TrainEngine:
 
     @contextlib.contextmanager
     def whole_weights(self) -> Iterator[torch.nn.Module]:
-        """Give the policy with every weight present, gathered from all workers under ZeRO-3."""
+        """Give the policy with every weight present, gathered under ZeRO 3; averaged ones, where an average is kept."""
         if self.config.engine.zero_stage < 3:
-            yield self.model
+            with self._average.in_place() if self._average else contextlib.nullcontext():
+                yield self.model
             return
         with self._zero.GatheredParameters(list(self.model.parameters())):
             yield self.model
@@ -181,6 +188,8 @@ class TrainEngine:
         """
         files: list[tuple[Any, str]] = []
         self._copies.take = lambda state, path: files.append((copied(state), path))
+        if self._average is not None:
+            files.append((copied(self._average.state()), str(folder / AVERAGE)))
         with refused_by_disk(folder):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))
@@ -201,6 +210,8 @@ class TrainEngine:
             counters = self._read(source)
         if self._universal:
             self._mend(settings)
+        if self._average is not None:
+            self._average.load(torch.load(folder / AVERAGE, map_location="cpu", weights_only=True))
         return counters
 
     def _mend(self, settings: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """Run the steps of one stage: read, forward, backward, update, report, validate, save."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from st4vla.platform.train.background import Begin, Finish, Stopwatch
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
+from st4vla.platform.train.folder import ROW
 from st4vla.platform.train.guard import Alarms, LossGuard
 
 logger = logging.getLogger(__name__)
@@ -190,6 +192,8 @@ class Trainer:
             def finish() -> None:
                 for write in parts:
                     write()
+                if self.worker.rank == 0:
+                    (folder / ROW).write_text(json.dumps(row))
                 watch.written()
 
             return finish

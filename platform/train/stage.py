@@ -17,10 +17,12 @@ from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, p
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
 from st4vla.platform.policy.config import PolicyConfig
+from st4vla.platform.policy.folder import own_tensors
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.prompt import template_texts
 from st4vla.platform.policy.tokenizer import build_tokenizer
+from st4vla.platform.train.adapters import add_adapters, plain_tensors
 from st4vla.platform.train.background import Finish
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
@@ -176,6 +178,9 @@ def run_stage(
     device = device or torch.device("cpu")
     sources = open_sources(job)
     model, processor = build_policy(job, sources)
+    add_adapters(model, job.train.adapters)
+    if job.train.engine.recompute:
+        model.planner.vlm.activation_checkpointing_enable()
     state = resume / "engine" if resume else None
     engine = TrainEngine(model, job.train, device, worker.world_size, state)
     counters = engine.load(state) if state else {"step": 0, "cursor": {}}
@@ -201,7 +206,8 @@ def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Modu
     def begin(folder: Path, model: torch.nn.Module, step: int) -> Finish:
         notes = {**job.lineage.get("notes", {}), "stage": job.train.stage, "step": step, "seed": job.train.seed}
         assert isinstance(model, St4vlaModel)
-        write = prepare_checkpoint(model, processor, Lineage(**{**job.lineage, "notes": notes}))
+        lineage = Lineage(**{**job.lineage, "notes": notes})
+        write = prepare_checkpoint(model, processor, lineage, tensors=plain_tensors(model, own_tensors(model)))
         return lambda: write(folder)
 
     return begin

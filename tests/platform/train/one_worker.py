@@ -65,5 +65,5 @@ def main(rank: int, world: int, port: int, zero_stage: int, folder: Path, resume
 
 
 if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[1:5]]
-    main(*numbers, Path(sys.argv[5]), sys.argv[6] == "resume")
+    rank, world, port, zero_stage = (int(word) for word in sys.argv[1:5])
+    main(rank, world, port, zero_stage, Path(sys.argv[5]), sys.argv[6] == "resume")

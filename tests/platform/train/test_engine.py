@@ -86,7 +86,7 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
         return write
 
     batches = Batches(counters["cursor"]["place"])
-    reporter = FolderReporter(folder, 5, rows.append)
+    reporter = FolderReporter(folder, settings.saving, rows.append)
     trainer = Trainer(
         settings,
         engine,
