@@ -114,10 +114,11 @@ def point_questions(row: Row, size: Size, where: str, coordinates: str) -> list[
 
 def checked_pair(value: Any, where: str) -> tuple[float, float]:
     """Give a point's two numbers, from [x, y] or {"x", "y"}."""
-    pair = (value.get("x"), value.get("y")) if isinstance(value, dict) else value
-    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(one, int | float) for one in pair):
+    pair = [value.get("x"), value.get("y")] if isinstance(value, dict) else value
+    numbers = [float(one) for one in pair if isinstance(one, int | float)] if isinstance(pair, list) else []
+    if len(numbers) != 2 or len(pair) != 2:
         raise DataError(f"{where}: a point of 'points' is {value!r:.80}; expected [x, y].")
-    return float(pair[0]), float(pair[1])
+    return numbers[0], numbers[1]
 
 
 def open_coco(path: Path, pictures: Path, options: Mapping[str, Any]) -> PictureSet:

@@ -84,5 +84,6 @@ def adapter_deltas(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
             layer: Any = module
-            found[name] = sum(layer.get_delta_weight(one).detach().float() for one in layer.active_adapters)
+            deltas = [layer.get_delta_weight(one).detach().float() for one in layer.active_adapters]
+            found[name] = torch.stack(deltas).sum(0)
     return found

@@ -17,7 +17,7 @@ import torch
 
 # A loop that failed meanwhile never says that it goes on, and must not keep the process.
 PATIENCE_S = 60.0
-Finish = Callable[[], None]
+Finish = Callable[[], object]
 Begin = Callable[[Path], Finish]
 
 
