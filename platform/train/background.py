@@ -37,7 +37,7 @@ class Background:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._running: Future[None] | None = None
+        self._running: Future[object] | None = None
 
     def start(self, work: Finish) -> None:
         """Wait for the work before it, then run this beside the caller."""
