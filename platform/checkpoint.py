@@ -45,6 +45,7 @@ __all__ = [
     "load_checkpoint",
     "load_planner",
     "load_policy",
+    "prepare_checkpoint",
     "read_policy_yaml",
     "save_checkpoint",
 ]
@@ -81,16 +82,33 @@ def save_checkpoint(
         CheckpointError: weights are not finite, or the disk is full; nothing is left behind and an older
             checkpoint of that name stays as it was.
     """
-    tensors = own_tensors(model)
+    return prepare_checkpoint(model, processor, lineage, parts=parts, dtype=dtype)(folder)
+
+
+def prepare_checkpoint(
+    model: St4vlaModel,
+    processor: Processor,
+    lineage: Lineage,
+    *,
+    parts: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Callable[[str | Path], Path]:
+    """Copy the weights as they are now; give the function that writes them as `save_checkpoint` does, when it suits.
+
+    Args:
+        tensors: what to write, by name; None for the model's own.
+    """
+    tensors = own_tensors(model) if tensors is None else tensors
     if parts:
         tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in parts}
-    tensors = {name: t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in tensors.items()}
+    kept = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
 
-    def write(target: Path) -> None:
+    def write_rest(target: Path) -> None:
         processor.tokenizer.save_pretrained(target)
         (target / STATISTICS).write_text(statistics_to_text(list(processor.statistics.values())))
 
-    return save_folder(folder, model.config.to_yaml(), tensors, lineage, write)
+    return lambda folder: save_folder(folder, model.config.to_yaml(), kept, lineage, write_rest)
 
 
 def load_checkpoint(

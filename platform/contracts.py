@@ -21,7 +21,7 @@ import numpy as np
 ActionForm = Literal["delta_end_effector", "delta_joints", "absolute_joints"]
 StateForm = Literal["proprioception", "privileged"]
 RotationForm = Literal["rotation_vector", "euler_xyz"]
-GroundingKind = Literal["box", "point", "target", "trace", "subgoal"]
+GroundingKind = Literal["box", "point", "target", "trace", "subgoal", "words"]
 
 # A box is (x1, y1, x2, y2) and a point is (x, y), in pixels of the source image; x to the right, y down.
 Box = tuple[float, float, float, float]
@@ -244,8 +244,10 @@ class GroundingSample:
     Attributes:
         image: uint8 [H,W,3].
         kind: what is asked for.
-        label: the words to ground, e.g. "red cube", or the instruction for a target, a trace or a sub-goal.
-        answer: the box, points or trajectory; for a sub-goal its words are in `answer.label`.
+        label: the words to ground, e.g. "red cube", or the instruction for a target, a trace or a sub-goal; for
+            "words" the whole question.
+        answer: the box, points or trajectory; for a sub-goal and for "words" the answer's text is in `answer.label`,
+            any coordinates in it in pixels of the image.
         region: for a point, the box it may lie in, where the data has one.
         dense_labels: int8 [h,w] indices into `dense_names` + 1, 0 for nothing, -1 for unknown; None where the data
             has no segmentation. Feeds the auxiliary dense loss.

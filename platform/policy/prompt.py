@@ -7,7 +7,7 @@ The action prompt is the unified spatial prompt of ST4VLA (figure 2); the questi
 from st4vla.platform.contracts import GroundingKind, GroundingSample
 from st4vla.platform.errors import DataError
 from st4vla.platform.policy.config import PlannerConfig, PromptConfig, SemanticsConfig
-from st4vla.platform.policy.spatial import CoordinateSpace, thin, write_box, write_points
+from st4vla.platform.policy.spatial import CoordinateSpace, map_coordinates, thin, write_box, write_points
 
 QUESTIONS: dict[GroundingKind, str] = {
     "box": "Give the bounding box of the {label}.",
@@ -40,6 +40,8 @@ def question(kind: GroundingKind, label: str, prompt: PromptConfig, semantics: S
     """
     if kind == "target":
         return action_prompt(label, prompt, semantics)
+    if kind == "words":
+        return label
     return QUESTIONS[kind].format(label=" ".join(label.split()).rstrip("."))
 
 
@@ -58,6 +60,8 @@ def answer(sample: GroundingSample, space: CoordinateSpace, prompt: PromptConfig
         return write_points(thin(given.trajectory, prompt.max_waypoints), space, "trace")
     if sample.kind == "subgoal" and given.label:
         return given.label
+    if sample.kind == "words" and given.label:
+        return map_coordinates(given.label, space.speak)
     raise DataError(f"A {sample.kind} sample about {sample.label!r} has no such answer; leave it out of the data.")
 
 

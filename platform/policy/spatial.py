@@ -10,7 +10,7 @@ Text carries whole numbers in the planner's own coordinates; the platform carrie
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +86,28 @@ def read_spatial(text: str, space: CoordinateSpace, shape: Shape | None = None) 
     if box is None and not points and not trajectory:
         raise SpatialParseError(f"No box, point or trace in {text[:80]!r}; expected e.g. <point>[[12, 34]]</point>.")
     return Spatial(label=label, box=box, points=points, trajectory=trajectory)
+
+
+def map_coordinates(text: str, change: Callable[[Point], tuple[float, float]]) -> str:
+    """Write every coordinate of a text anew, in tags, under keys and in lists of tuples; other numbers stay.
+
+    Numbers are taken in pairs, x before y; a part with an odd count of them is left as it is.
+    """
+
+    def rewritten(part: str) -> str:
+        values = [float(number) for number in NUMBER.findall(part)]
+        if len(values) % 2:
+            return part
+        moved = iter([value for x, y in zip(values[0::2], values[1::2], strict=True) for value in change((x, y))])
+        return NUMBER.sub(lambda _: f"{next(moved):g}", part)
+
+    def inside(part: re.Match[str]) -> str:
+        whole, begin, end = part.group(), part.start(2) - part.start(), part.end(2) - part.start()
+        return whole[:begin] + rewritten(whole[begin:end]) + whole[end:]
+
+    if TAGGED.search(text) or KEYED.search(text):
+        return KEYED.sub(inside, TAGGED.sub(inside, text))
+    return TUPLES.sub(lambda part: rewritten(part.group()), text)
 
 
 def numbers(text: str) -> tuple[float, ...]:
