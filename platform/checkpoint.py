@@ -112,20 +112,26 @@ def prepare_checkpoint(
 
 
 def load_checkpoint(
-    folder: str | Path, *, parts_ok: bool = False, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: str | Path,
+    *,
+    parts_ok: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    config: PolicyConfig | None = None,
 ) -> Checkpoint:
     """Read an st4vla checkpoint.
 
     Args:
         parts_ok: accept a product of stage 1; modules that it lacks entirely keep random weights and are named in
             `fresh`; seed torch first for the same ones.
+        config: settings in place of the folder's own, which the weights must fit as well.
 
     Raises:
         CheckpointError: a file is missing or unreadable, weights do not fit the architecture (all of them are
             listed), or weights are not finite.
     """
     folder = Path(folder)
-    config = PolicyConfig.from_mapping(read_policy_yaml(folder, "st4vla"))
+    config = config or PolicyConfig.from_mapping(read_policy_yaml(folder, "st4vla"))
     processor = Processor(config, read_tokenizer(folder), read_statistics(existing(folder / STATISTICS)))
     tensors = read_tensors(folder)
     with without_weights():

@@ -34,9 +34,9 @@ def main(cfg: Any) -> int:
 
 def read_options(settings: dict[str, Any]) -> ImportConfig:
     """Make the checked options of an import; what was left out is ""."""
-    names = ("base_vlm", "embodiment", "weights", "dtype", "action_side")
+    names = ("base_vlm", "weights", "dtype", "action_side")
     given = {name: settings[name] for name in names if settings[name]}
-    return ImportConfig(**given, settings=settings["settings"] or {})
+    return ImportConfig(**given, embodiment=settings["acts_for"] or "", settings=settings["settings"] or {})
 
 
 def print_summary(summary: Summary, source: str | Path) -> None:
