@@ -107,7 +107,7 @@ def main(cfg: Any) -> None:
 def config_of(settings: Mapping[str, Any]) -> ServeConfig:
     """Build the config from the composed settings of the command."""
     models = settings["model"]
-    keys = {name: key_map(settings[name]) for name in ("keys", "vla_eval_keys")}
+    keys = {"keys": key_map(settings["keymap"]), "vla_eval_keys": key_map(settings["vla_eval_keymap"])}
     post = replace(build_config(PostConfig, settings["post"], "post."), **keys)
     return ServeConfig(
         models=(models,) if isinstance(models, str) else tuple(models),
