@@ -9,7 +9,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from st4vla.serve.audit import AuditConfig, AuditLog
@@ -44,6 +45,15 @@ class WatchConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     audit_log: AuditConfig = field(default_factory=AuditConfig)
+
+    def absolute(self) -> "WatchConfig":
+        """Give the same config with folders that mean the same in any working directory."""
+        recorder = replace(self.recorder, folder=str(Path(self.recorder.folder).resolve()))
+        return replace(
+            self,
+            recorder=recorder,
+            audit_log=replace(self.audit_log, folder=str(Path(self.audit_log.folder).resolve())),
+        )
 
 
 class Watch:
