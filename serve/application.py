@@ -5,17 +5,20 @@ through a Serve handle would cost ten milliseconds. Batching is over the robots 
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
+from st4vla.serve.board import Board
 from st4vla.serve.control import Control, State
 from st4vla.serve.post import Post, PostConfig
 
 log = logging.getLogger(__name__)
 NAME = "st4vla"
-CONTROL = "st4vla-control"
+CONTROL, BOARD = "st4vla-control", "st4vla-board"
 NAMESPACE = "st4vla-serve"
 
 
@@ -47,23 +50,23 @@ class ScaleConfig:
             raise ConfigError(f"scale is {self}; its numbers must be positive.")
 
 
-class FarControl:
-    """The control actor, found by name again whenever it was lost."""
+class FarActor:
+    """An actor of which there is one, found by name again whenever it was lost."""
 
-    def __init__(self, folder: str):
-        self._folder = folder
+    def __init__(self, find: Callable[[], Any]):
+        self._find = find
         self._handle: Any = None
 
     async def watch(self, revision: int) -> State | None:
-        """Wait for something newer."""
+        """Wait for something newer in the control record."""
         return await self.call("watch", revision)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the record; an error of its own comes back as it was raised."""
+        """Call a method; an error of its own comes back as it was raised."""
         from ray.exceptions import RayActorError, RayTaskError
 
         if self._handle is None:
-            self._handle = control_actor(self._folder)
+            self._handle = self._find()
         try:
             return await getattr(self._handle, method).remote(*arguments)
         except RayTaskError as error:
@@ -75,20 +78,29 @@ class FarControl:
 
 def control_actor(folder: str) -> Any:
     """Give the one control actor of this cluster, made if need be; it outlives whoever made it, and comes back."""
+    return _one_actor(Control, CONTROL, folder, max_concurrency=1000)
+
+
+def board_actor() -> Any:
+    """Give the one board of this cluster, likewise; a new one knows everything again within a second."""
+    return _one_actor(Board, BOARD, max_concurrency=4)
+
+
+def _one_actor(kind: type, name: str, *arguments: Any, max_concurrency: int) -> Any:
     import ray
 
     return (
-        ray.remote(Control)
+        ray.remote(kind)
         .options(
-            name=CONTROL,
+            name=name,
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
             max_restarts=-1,
-            max_concurrency=1000,
+            max_concurrency=max_concurrency,
             num_cpus=0,
         )
-        .remote(folder)
+        .remote(*arguments)
     )
 
 
@@ -102,7 +114,7 @@ class PostReplica:
         from st4vla.platform.machine import prepare_process
 
         prepare_process()
-        self._post = Post(config, FarControl(folder))
+        self._post = Post(config, FarActor(partial(control_actor, folder)), board=FarActor(board_actor))
         await self._post.start()
 
     def __serve_build_asgi_app__(self) -> Any:

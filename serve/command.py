@@ -82,7 +82,8 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[list[ModelRef
     with connect(engine):
         control = control_actor(str(folder))
         ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
-        deploy(config.post, config.scale, folder, config.serve_host, port)
+        post = replace(config.post, watch=config.post.watch.absolute())
+        deploy(post, config.scale, folder, config.serve_host, port)
         gate = Gate(config.gate, port, folder, config.post.limits.max_bytes)
         gate.open()
         try:
@@ -108,7 +109,7 @@ def main(cfg: Any) -> None:
 def config_of(settings: Mapping[str, Any]) -> ServeConfig:
     """Build the config from the composed settings of the command."""
     models = settings["model"]
-    keys = {name: key_map(settings[name]) for name in ("keys", "vla_eval_keys")}
+    keys = {"keys": key_map(settings["keymap"]), "vla_eval_keys": key_map(settings["vla_eval_keymap"])}
     post = replace(build_config(PostConfig, settings["post"], "post."), **keys)
     if post.safety.interventions:  # a replica may work in another folder
         post = replace(post, safety=replace(post.safety, interventions=str(Path(post.safety.interventions).resolve())))
@@ -147,6 +148,11 @@ def _announce(config: ServeConfig, found: Sequence[ModelRef]) -> None:
     if gate.vla_eval_port:
         table.add_row("vla-eval", f"ws{secure}://{gate.host}:{gate.vla_eval_port}/")
     table.add_row("HTTP", f"http{secure}://{gate.host}:{gate.port}/docs")
+    table.add_row("fleet page", f"http{secure}://{gate.host}:{gate.port}/fleet")
+    if config.post.groot.port:
+        table.add_row("GR00T", f"tcp://{config.post.groot.host}:{config.post.groot.port}")
+    if config.post.watch.record:
+        table.add_row("recordings", f"{config.post.watch.recorder.folder}/datasets")
     for ref in found[1:]:
         table.add_row(f"openpi, {ref.label}", f"ws{secure}://{gate.host}:{gate.port}/m/{ref.label}")
     Console().print(table)

@@ -262,7 +262,7 @@ class Desk:
                 timing_ms=timing,
                 batch_size=outcome.batch_size,
                 interventions=changes,
-                spatial=outcome.spatial if stamp.spatial else None,
+                spatial=outcome.spatial,
                 executed_steps=stamp.executed_steps,
                 recording=stamp.recording,
             )

@@ -62,11 +62,16 @@ class GrootConfig:
             raise ConfigError("groot.max_batch and groot.max_waiting must be 1 or more.")
 
 
+class PortTaken(ConfigError):
+    """Somebody else listens at the port."""
+
+
 class GrootDoor:
     """Serves one port until it is closed; made and used on one event loop.
 
     Raises:
-        ConfigError: the port is taken, or keys are needed and there are none.
+        PortTaken: another process has the port.
+        ConfigError: keys are needed and there are none.
     """
 
     MOST_CLIENTS = 1024
@@ -86,8 +91,10 @@ class GrootDoor:
         try:
             self._socket.bind(f"tcp://{config.host}:{config.port}")
         except zmq.ZMQError as error:
+            self._socket.close()
+            self._context.term()
             where = f"port {config.port} of {config.host}"
-            raise ConfigError(f"{where} cannot be bound: {error}; choose another.") from error
+            raise PortTaken(f"{where} cannot be bound: {error}; choose another.") from error
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
         self._answers: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._run(), name="groot")
@@ -207,6 +214,26 @@ class GrootDoor:
                 self._clients.popitem(last=False)
         self._clients.move_to_end(identity)
         return client
+
+
+async def hold_groot(desk: Desk, config: GrootConfig, retry_s: float = 1.0) -> None:
+    """Serve the port until cancelled; while another process of the application has it, wait for it to go."""
+    door = None
+    try:
+        while door is None:
+            try:
+                door = GrootDoor(desk, config)
+            except PortTaken as error:
+                log.info("%s; trying again", error)
+                await asyncio.sleep(retry_s)
+            except ConfigError as error:
+                # Keys may be made while we serve; without them the door stays shut and the others stay open.
+                log.error("the GR00T door stays shut: %s", error)
+                await asyncio.sleep(10 * retry_s)
+        await asyncio.Event().wait()
+    finally:
+        if door is not None:
+            await door.close()
 
 
 @dataclass

@@ -45,7 +45,7 @@ class Doors:
     """The ASGI application: WebSockets are led to their door directly, everything else to FastAPI."""
 
     def __init__(self, desk: Desk, lines: Lines, openpi: OpenpiDoor, vla_eval: VlaEvalDoor, admin: AdminDoor):
-        self._entrance = Entrance(desk, lines)
+        self.entrance = Entrance(desk, lines)
         self._openpi = openpi
         self._vla_eval = vla_eval
         self.app = FastAPI(
@@ -56,8 +56,8 @@ class Doors:
             telemetry={"auto_configure": False},
         )
         lay_health(self.app, desk, lines)
-        HttpDoor(desk, self._entrance.admit_http).lay(self.app)
-        admin.lay(self.app, self._entrance.admit_http)
+        HttpDoor(desk, self.entrance.admit_http).lay(self.app)
+        admin.lay(self.app, self.entrance.admit_http)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection or request."""
@@ -66,11 +66,11 @@ class Doors:
             return
         socket, path = WebSocket(scope, receive, send), scope["path"]
         if path == "/":
-            await self._entrance.enter(socket, "openpi", self._openpi.talk)
+            await self.entrance.enter(socket, "openpi", self._openpi.talk)
         elif path.startswith("/m/"):
-            await self._entrance.enter(socket, "openpi", self._openpi.talk, path.removeprefix("/m/"))
+            await self.entrance.enter(socket, "openpi", self._openpi.talk, path.removeprefix("/m/"))
         elif path.rstrip("/") == "/vla-eval":
-            await self._entrance.enter(socket, "vla-eval", self._vla_eval.talk)
+            await self.entrance.enter(socket, "vla-eval", self._vla_eval.talk)
         else:
             await socket.close()
 
@@ -112,7 +112,7 @@ class Entrance:
             visit = visit_of(caller, door, model)
             self._desk.house.choose(visit.robot, model)
         except WireError as error:
-            self._desk.refused(error)
+            self._desk.refused(error, stranger(socket, door))
             await refuse_handshake(socket, error)
             return
         await socket.accept()
@@ -128,7 +128,7 @@ class Entrance:
         try:
             caller = self._desk.lock.admit(request.headers.get("authorization"), scope, address_of(request))
         except WireError as error:
-            raise self._desk.refused(error) from None
+            raise self._desk.refused(error, stranger(request, "http")) from None
         return visit_of(caller, "http", "")
 
 
@@ -137,6 +137,11 @@ def visit_of(caller: Caller, door: str, model: str) -> Visit:
     name = f"{door}-{secrets.token_hex(6)}"
     robot = caller.robots[0] if len(caller.robots) == 1 and "*" not in caller.robots[0] else name
     return Visit(caller, door, robot, name, model)
+
+
+def stranger(connection: Any, door: str) -> Visit:
+    """Name somebody who was not let in: all that is known of them is their address."""
+    return Visit(Caller("", (), (), address_of(connection)), door, "", "")
 
 
 def address_of(connection: Any) -> str:

@@ -48,7 +48,7 @@ class Served:
         batch_size: requests answered in the same forward pass.
         interventions: what safety changed, each with at least "kind" and "limit", and "rows", the first and last row of
             the chunk concerned, where it is about some.
-        spatial: what System 2 grounded, in pixels of the first camera's image; None if it was not asked for.
+        spatial: what System 2 grounded, in pixels of the first camera's image; None if it says nothing.
         executed_steps: rows of the chunk before this one that the robot had executed when the frame was taken; None if
             it did not say, which plain openpi and vla-eval clients do not.
         recording: False if the robot asked not to be recorded, True if it asked for it, None if it said nothing.

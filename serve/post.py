@@ -20,16 +20,20 @@ from st4vla.serve.access import Lock, RateConfig
 from st4vla.serve.control import Control, State
 from st4vla.serve.desk import Desk
 from st4vla.serve.door_admin import AdminDoor
+from st4vla.serve.door_groot import GrootConfig, hold_groot
 from st4vla.serve.door_openpi import OpenpiDoor
 from st4vla.serve.door_vla_eval import VlaEvalDoor
 from st4vla.serve.doors import Doors
 from st4vla.serve.events import Observer, Observers
+from st4vla.serve.fleet import FLEET
 from st4vla.serve.house import House
 from st4vla.serve.keys import KeyMap
 from st4vla.serve.line import Lines
 from st4vla.serve.models import LoaderConfig, function_of, load, resolve
+from st4vla.serve.pages import BoardLink, NearBoard, lay_fleet
 from st4vla.serve.replica import ReplicaConfig
 from st4vla.serve.safety import Safety, SafetyConfig
+from st4vla.serve.watch import Watch, WatchConfig, keep_board
 
 log = logging.getLogger(__name__)
 REPORT_S = 1.0
@@ -44,9 +48,11 @@ class PostConfig:
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
         idle_s: a connection that sends nothing for so long is closed.
-        watchers: dotted names of functions of no argument, each giving an observer of `events.py`.
+        watch: the recorder, metrics, audit log and the fleet's view.
+        groot: the GR00T door.
+        watchers: dotted names of functions of no argument, each giving a further observer of `events.py`.
         safety: the limits of the robots' embodiments.
-        pages: dotted names of functions of (app, post) that add paths, the fleet page among them.
+        pages: dotted names of functions of (app, post) that add further paths.
         tracking_uri: where registry references are looked up.
     """
 
@@ -57,6 +63,8 @@ class PostConfig:
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
     idle_s: float = 900.0
+    watch: WatchConfig = WatchConfig()
+    groot: GrootConfig = GrootConfig()
     watchers: tuple[str, ...] = ()
     safety: SafetyConfig = SafetyConfig()
     pages: tuple[str, ...] = ()
@@ -89,11 +97,20 @@ class NearControl:
 class Post:
     """Serve: made on an event loop, started once, closed once."""
 
-    def __init__(self, config: PostConfig, control: Follow, name: str = "", observers: Sequence[Observer] = ()):
+    def __init__(
+        self,
+        config: PostConfig,
+        control: Follow,
+        name: str = "",
+        observers: Sequence[Observer] = (),
+        board: BoardLink | None = None,
+    ):
         self.name = name or f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(2)}"
         self._config = config
         self._control = control
-        made = [function_of(dotted)() for dotted in config.watchers]
+        self._board: BoardLink = board or NearBoard()
+        self.watch = Watch(config.watch, self.name, self._waiting, self._stops)
+        made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
         self.house = House(partial(load, config=config.loader), config.replica)
         self.desk = Desk(
             self.house, Lock(), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
@@ -106,6 +123,7 @@ class Post:
             VlaEvalDoor(self.desk, config.vla_eval_keys),
             AdminDoor(self.desk, self),
         )
+        lay_fleet(self.doors.app, self.doors.entrance.admit_http, self._board)
         for page in config.pages:
             function_of(page)(self.doors.app, self)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -119,6 +137,9 @@ class Post:
         """
         self._spawn(self._follow())
         self._spawn(self._look_after())
+        self._spawn(keep_board(self.watch, self._board, self._facts))
+        if self._config.groot.port:
+            self._spawn(hold_groot(self.desk, self._config.groot))
         async with asyncio.timeout(LONGEST_START_S):
             while not self.house.production:
                 self.check_health()
@@ -127,9 +148,12 @@ class Post:
     async def close(self) -> None:
         """Finish what is being answered, close every connection, and stop."""
         await self.lines.drain()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.house.close()
+        await asyncio.to_thread(self.watch.close)
 
     def check_health(self) -> None:
         """Raise if this process cannot answer and will not be able to.
@@ -185,6 +209,20 @@ class Post:
             "draining": self.lines.is_draining,
             "revision": self.desk.state.revision,
         }
+
+    def _waiting(self) -> int:
+        """Count the requests that wait for a batch."""
+        return sum(replica.waiting for replica in self.house.loaded.values())
+
+    def _stops(self) -> dict[str, str]:
+        """Give the stops in force as watchers name them: "*" is the fleet."""
+        return {robot or FLEET: reason for robot, reason in self.desk.state.stopped.items()}
+
+    def _facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Say in a few words how this process is, and what is deployed."""
+        about = {"connections": len(self.lines), "waiting": self._waiting(), "draining": self.lines.is_draining}
+        routes = self.desk.state.routes
+        return about, {"production": routes.production, "canary": routes.canary, "canary_share": routes.share}
 
     def application(self) -> Any:
         """Give the application for an ASGI server; it learns the address it is reached at from the first request."""

@@ -196,11 +196,12 @@ class Replica:
 
     def _check_steps(self, stamp: RequestStamp) -> None:
         length = self.spec.chunk_length
-        if stamp.delay_steps + stamp.executed_steps > length:
+        executed = stamp.executed_steps or 0
+        if stamp.delay_steps + executed > length:
             raise WireError(
                 "invalid",
                 "st4vla.delay_steps",
-                f"{stamp.executed_steps} executed and {stamp.delay_steps} delayed steps pass the chunk's {length}.",
+                f"{executed} executed and {stamp.delay_steps} delayed steps pass the chunk's {length}.",
             )
         if stamp.remaining is not None and stamp.remaining.shape[1] != self.spec.action_dim:
             width = stamp.remaining.shape[1]
@@ -285,7 +286,7 @@ class Replica:
         """
         if not stamp.delay_steps:
             return None
-        remaining = stamp.remaining if stamp.remaining is not None else session.remaining(stamp.executed_steps)
+        remaining = stamp.remaining if stamp.remaining is not None else session.remaining(stamp.executed_steps or 0)
         if remaining is None or not len(remaining):
             return None
         continued = Continue(remaining, stamp.delay_steps)

@@ -163,8 +163,9 @@ class SafetyFilter:
 
     def _continued(self, session: HasMotions, stamp: RequestStamp, state: np.ndarray | None) -> Motion:
         """Say how the robot moves where the chunk begins; behind a whole chunk it brakes by itself, and stands."""
-        if stamp.executed_steps < len(session.motions) - 1:
-            return self._limits.anchored(session.motions[stamp.executed_steps], state)
+        executed = stamp.executed_steps
+        if executed is not None and executed < len(session.motions) - 1:
+            return self._limits.anchored(session.motions[executed], state)
         return self._limits.standing(state) if state is not None or self._require_state else self._limits.somewhere()
 
     def _write(self, *interventions: Intervention) -> None:

@@ -5,9 +5,12 @@ watch.report(...)                about once a second, in a thread: what the boar
 watch.close()                    when the process stops
 """
 
+import asyncio
+import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from st4vla.serve.audit import AuditConfig, AuditLog
@@ -15,10 +18,14 @@ from st4vla.serve.board import Report
 from st4vla.serve.events import Observer, Trouble
 from st4vla.serve.fleet import FleetConfig, FleetView
 from st4vla.serve.metrics import FleetMetrics, MetricsConfig
+from st4vla.serve.pages import BoardLink
 from st4vla.serve.recorder import Recorder
 from st4vla.serve.recorder_config import RecorderConfig
 from st4vla.serve.recorder_metrics import RecorderMetrics
 
+log = logging.getLogger(__name__)
+REPORT_S = 1.0
+Facts = tuple[dict[str, Any], dict[str, Any]]
 # Reading all series takes milliseconds; Prometheus asks every 15 s or so.
 METRICS_EVERY = 5
 
@@ -38,6 +45,15 @@ class WatchConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     audit_log: AuditConfig = field(default_factory=AuditConfig)
+
+    def absolute(self) -> "WatchConfig":
+        """Give the same config with folders that mean the same in any working directory."""
+        recorder = replace(self.recorder, folder=str(Path(self.recorder.folder).resolve()))
+        return replace(
+            self,
+            recorder=recorder,
+            audit_log=replace(self.audit_log, folder=str(Path(self.audit_log.folder).resolve())),
+        )
 
 
 class Watch:
@@ -93,3 +109,26 @@ class Watch:
         for observer in (self.metrics, self.fleet, self.audit):
             if observer is not None:
                 observer(trouble)
+
+
+async def keep_board(
+    watch: Watch,
+    board: BoardLink,
+    facts: Callable[[], tuple[dict[str, Any], dict[str, Any]]],
+    period_s: float = REPORT_S,
+) -> None:
+    """Tell the board once a second, until cancelled; while it is away, go on as before.
+
+    Args:
+        facts: gives what is to be said of this process, and of the deployment.
+    """
+    wants_pictures = False
+    while True:
+        about, deployment = facts()
+        report = await asyncio.to_thread(watch.report, wants_pictures, about, deployment)
+        try:
+            wants_pictures = await board.call("post", report)
+        except Exception as error:
+            # A boundary: the board's process may be restarting, and robots are served all the same.
+            log.debug("the board took no report: %s", type(error).__name__)
+        await asyncio.sleep(period_s)

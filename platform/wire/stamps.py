@@ -37,7 +37,8 @@ class RequestStamp:
             keeps its number, and its noise. Noise is drawn from session and sequence alone.
         deadline_ms: milliseconds after the server received the frame until which an answer is of use; 0 for none.
         delay_steps: control steps the robot expects to execute before the answer arrives: they are frozen.
-        executed_steps: actions of the last chunk of this session that were executed when this frame was taken.
+        executed_steps: actions of the last chunk of this session that were executed when this frame was taken; None
+            from a client that does not count them.
         spatial: whether the reply shall say what System 2 grounded.
         recording: whether the session may be recorded; None says nothing, and the server's own setting holds.
         remaining: float32 [K,A], the rows of the chunk being executed from this frame's on, in physical units; None
@@ -52,7 +53,7 @@ class RequestStamp:
     sequence: int = 0
     deadline_ms: float = 0.0
     delay_steps: int = 0
-    executed_steps: int = 0
+    executed_steps: int | None = None
     spatial: bool = False
     recording: bool | None = None
     remaining: np.ndarray | None = None

@@ -23,7 +23,9 @@ from st4vla.serve.house import House
 from st4vla.serve.keys import KeyMap
 from st4vla.serve.replica import ReplicaConfig
 
-KEYS = KeyMap("groot", {"image": "video/front", "wrist": "video/wrist"}, ("state/arm", "state/hand"), "language/task")
+KEYS = KeyMap(
+    "groot", {"third_person": "video/front", "wrist": "video/wrist"}, ("state/arm", "state/hand"), "language/task"
+)
 PARTS = {"arm": (0, 6), "hand": (6, 7)}
 
 
@@ -84,6 +86,7 @@ class Stage:
 
     def __init__(self, lock: Lock | None = None, act_s: float = 0.0, **config: Any) -> None:
         self.events: list[Event] = []
+        self.clients: list[Client] = []
         self.policy = FixedLatencyPolicy(act_s=act_s)
         house = House(lambda reference: self.policy, ReplicaConfig())
         observers = Observers([self.events.append])
@@ -97,13 +100,16 @@ class Stage:
             try:
                 await story(self)
             finally:
+                for client in self.clients:
+                    client.close()
                 await door.close()
                 await self.desk.house.close()
 
         asyncio.run(whole())
 
     def client(self, token: str | None = None) -> Client:
-        return Client(self.config.port, token)
+        self.clients.append(Client(self.config.port, token))
+        return self.clients[-1]
 
     def refusals(self) -> list[str]:
         return [one.kind for one in self.events if isinstance(one, Refused)]
@@ -117,7 +123,6 @@ def test_a_client_gets_actions_in_its_own_groups() -> None:
         assert {name: part.shape for name, part in actions.items()} == {"arm": (1, 10, 6), "hand": (1, 10, 1)}
         assert actions["arm"].dtype == np.float32 and actions["arm"][0, :, 0].tolist() == [30.0] * 10
         assert info["st4vla"][0]["model_version"] == "toy@1"
-        client.close()
 
     Stage().run(story)
 
@@ -129,7 +134,6 @@ def test_the_modality_config_names_what_the_policy_reads() -> None:
         assert config["video"] == {"delta_indices": [0], "modality_keys": ["front", "wrist"]}
         assert config["state"]["modality_keys"] == ["arm", "hand"]
         assert config["action"] == {"delta_indices": list(range(10)), "modality_keys": ["arm", "hand"]}
-        client.close()
 
     Stage().run(story)
 
@@ -144,7 +148,6 @@ def test_each_row_of_a_batch_is_a_robot_of_its_own() -> None:
             assert len({one["session"] for one in info["st4vla"]}) == 3
         served = [one for one in stage.events if isinstance(one, Served)]
         assert len({one.robot for one in served}) == 3
-        client.close()
 
     Stage().run(story)
 
@@ -156,7 +159,6 @@ def test_many_clients_share_batches_and_each_gets_its_own_answer() -> None:
             pixel = 20 * number + step
             actions, _ = await client.ask("get_action", {"observation": observation(pixel)})
             assert actions["arm"][0, 0, 0] == pixel
-        client.close()
 
     async def story(stage: Stage) -> None:
         await asyncio.gather(*(one(stage, number) for number in range(6)))
@@ -175,7 +177,6 @@ def test_our_stamp_travels_in_the_options_and_a_reset_ends_the_episode() -> None
         (ended,) = [one for one in stage.events if isinstance(one, Ended)]
         assert (served.robot, served.session, served.sequence) == ("arm-7", "s7", 4)
         assert (ended.robot, ended.session, ended.kind) == ("arm-7", "s7", "episode")
-        client.close()
 
     Stage().run(story)
 
@@ -187,7 +188,6 @@ def test_kill_is_refused_and_the_server_goes_on() -> None:
         assert answer["kind"] == "forbidden" and "error" in answer
         assert (await client.ask("ping"))["status"] == "ok"
         assert stage.refusals() == ["forbidden"]
-        client.close()
 
     Stage().run(story)
 
@@ -202,13 +202,11 @@ def test_without_the_right_token_nothing_is_answered(tmp_path: Any) -> None:
             client = stage.client(token)
             for endpoint in ("ping", "get_action", "get_modality_config", "kill"):
                 assert (await client.ask(endpoint, {}))["kind"] == kind
-            client.close()
         client = stage.client(good)
         assert (await client.ask("ping"))["status"] == "ok"
         other = {"observation": observation(1), "options": {"st4vla": {"robot": "somebody-else"}}}
         assert (await client.ask("get_action", other))["kind"] == "forbidden"
         assert good.split("_")[2] not in str(stage.events)
-        client.close()
 
     Stage().run(story)
 
@@ -240,7 +238,6 @@ def test_bad_input_is_refused_by_the_field_and_the_next_request_is_answered(requ
         assert answer["field"] == field and answer["error"]
         assert len(stage.refusals()) == 1
         assert len(await client.ask("get_action", {"observation": observation(2)})) == 2
-        client.close()
 
     Stage().run(story)
 
@@ -251,8 +248,6 @@ def test_an_oversize_message_is_dropped_and_others_are_answered() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(loud.send(b"\0" * (stage.desk.limits.max_bytes + 1)), 2)
         assert (await calm.ask("ping"))["status"] == "ok"
-        loud.close()
-        calm.close()
 
     Stage().run(story)
 
