@@ -118,7 +118,7 @@ class RobotClient:
         """
 
         until = time.monotonic() + timeout_s
-        while not self.metadata:
+        while not self.stats.connections:
             self.receive()
             self._raise_fatal()
             if time.monotonic() > until:
