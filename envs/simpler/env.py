@@ -83,6 +83,7 @@ class SimplerEnv(BaseEnv):
         builder = self.scene.create_actor_builder()
         building.add_arena(builder, build.arena, self.tree, solid=True, seen=seen)
         builder.set_initial_pose(building.arena_pose(build.arena))
+        self.arena: Actor | None = None
         if builder.collision_records or builder.visual_records:
             self.arena = builder.build_static("arena")
         for number, thing in enumerate(build.things):
