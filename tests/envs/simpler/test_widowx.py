@@ -131,16 +131,16 @@ def test_the_carrot_is_grasped_carried_and_put_on_the_plate_without_slipping(wor
     source, target = world.judge._source, world.judge._target  # pyright: ignore[reportAttributeAccessIssue]
     carrot, plate = (world.view.mass_pose(name)[:3] for name in (source, target))
     go(world, carrot + [0, 0, 0.08], 1.0)
-    go(world, carrot, 1.0)
+    go(world, carrot + [0, 0, 0.012], 1.0)  # lower, the finger tips would stand on the table
     for _ in range(5):
         world.step(move(grip=-1.0))
     assert world.verdict["is_src_obj_grasped"]
-    go(world, carrot + [0, 0, 0.1], -1.0)
+    go(world, carrot + [0, 0, 0.11], -1.0)
     lifted = world.view.position(source) - world.view.tcp.p
-    go(world, plate + [0, 0, 0.1], -1.0)
+    go(world, plate + [0, 0, 0.11], -1.0)
     assert world.view.position(source) - world.view.tcp.p == pytest.approx(lifted, abs=1e-3)
     assert world.verdict["consecutive_grasp"] and not world.verdict["success"]
-    go(world, plate + [0, 0, 0.05], -1.0)
+    go(world, plate + [0, 0, 0.055], -1.0)
     for _ in range(4):
         world.step(move(grip=1.0))
     go(world, plate + [0, 0, 0.13], 1.0)
