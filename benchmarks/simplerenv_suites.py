@@ -52,7 +52,8 @@ def words(given: argparse.Namespace) -> list[str]:
     episodes = "null" if given.episodes is None else str(given.episodes)
     chosen = [f"suite=[{given.suites}]", f"episodes={episodes}", f"workers={given.workers}"]
     placed = [f"run_dir={given.run_dir}", "name=all", "films=0"]
-    return ["eval", "random", *chosen, *placed, "random.cameras=[camera]", "random.chunk_length=8"]
+    looks = ["random.cameras=[camera]", "random.chunk_length=8", "execute=8"]
+    return ["eval", "random", *chosen, *placed, *looks]
 
 
 def add_up(path: Path, elapsed_s: float) -> float:

@@ -65,6 +65,11 @@ class EvalConfig:
             raise ConfigError("suite needs at least one name, e.g. suite=seen.")
         if self.films < 0 or self.give_up_after < 0:
             raise ConfigError(f"films is {self.films} and give_up_after {self.give_up_after}; expected 0 or more.")
+        if "://" in self.run_dir:
+            raise ConfigError(
+                f"run_dir is {self.run_dir}; a ledger grows line by line, which object stores cannot do. Name a folder "
+                "on local or shared storage."
+            )
         if self.max_worlds < 1:
             raise ConfigError(f"max_worlds is {self.max_worlds}; an actor needs at least 1 world.")
 

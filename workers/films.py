@@ -49,7 +49,8 @@ def film_name(row: Row) -> str:
     """Name a film by what it shows."""
     arm = "-disturbed" if row["perturbations"] else ""
     verdict = "success" if row["success"] else "failed"
-    return f"{row['suite']}-{row['task']}-{row['seed']}{arm}-{verdict}.mp4"
+    variant = "" if row["variant"] == "default" else f"-{row['variant'].replace('/', '_')}"
+    return f"{row['suite']}-{row['task']}{variant}-{row['seed']}{arm}-{verdict}.mp4"
 
 
 def film_chosen(
@@ -92,6 +93,7 @@ def result_of(row: Row) -> EpisodeResult:
 
 def _entry(row: Row) -> Film:
     arm = ", ".join(name.replace("_", " ") for name in row["perturbations"])
-    title = f"{row['suite']} / {row['task']}, seed {row['seed']}" + (f" ({arm})" if arm else "")
+    variant = "" if row["variant"] == "default" else f", {row['variant']}"
+    title = f"{row['suite']} / {row['task']}{variant}, seed {row['seed']}" + (f" ({arm})" if arm else "")
     caption = f"{row['instruction']} - {row['steps']} steps, {row['looks']} looks"
     return Film(f"films/{film_name(row)}", title, caption, row["success"])

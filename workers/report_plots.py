@@ -59,7 +59,7 @@ def plot_variants(summary: Summary, rows: Sequence[Row]) -> bytes | None:
     shown = {suite: rates for suite, rates in by_suite.items() if len({rate.variant for rate in rates}) > 1}
     if not shown:
         return None
-    heights = [1.1 + 0.26 * len({rate.variant for rate in rates}) for rates in shown.values()]
+    heights = [1.7 + 0.26 * len({_cell(rate)[0] for rate in rates}) for rates in shown.values()]
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, sum(heights)), dpi=110, layout="constrained")
@@ -70,21 +70,27 @@ def plot_variants(summary: Summary, rows: Sequence[Row]) -> bytes | None:
     return _png(figure)
 
 
+def _cell(rate: VariantRate) -> tuple[str, str]:
+    """Give row and column of a variant; one called "standing/plain" lies in row plain, in a column of its own."""
+    group, _, name = rate.variant.rpartition("/")
+    return name, " ".join(part.replace("_", " ") for part in (rate.task, group) if part)
+
+
 def _heat_map(axes: Any, suite: str, rates: Sequence[VariantRate]) -> None:
     import numpy as np
 
-    tasks = list(dict.fromkeys(rate.task for rate in rates))
-    variants = sorted({rate.variant for rate in rates})
-    values = np.full((len(variants), len(tasks)), np.nan)
-    for rate in rates:
-        place = variants.index(rate.variant), tasks.index(rate.task)
-        values[place] = rate.rate.value
-        text = f"{rate.rate.successes}/{rate.rate.total}" if rate.rate.total else "-"
-        colour = "white" if rate.rate.total and rate.rate.value > 0.6 else "black"
+    cells = {_cell(rate): rate.rate for rate in rates}
+    names, columns = list(dict.fromkeys(row for row, _ in cells)), list(dict.fromkeys(column for _, column in cells))
+    values = np.full((len(names), len(columns)), np.nan)
+    for (row, column), rate in cells.items():
+        place = names.index(row), columns.index(column)
+        values[place] = rate.value
+        colour = "white" if rate.total and rate.value > 0.6 else "black"
+        text = f"{rate.successes}/{rate.total}" if rate.total else "-"
         axes.text(place[1], place[0], text, ha="center", va="center", fontsize=7, color=colour)
     axes.imshow(values, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(tasks)), [task.replace("_", " ") for task in tasks], fontsize=8)
-    axes.set_yticks(range(len(variants)), variants, fontsize=7)
+    axes.set_xticks(range(len(columns)), columns, fontsize=7, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_title(suite, fontsize=9, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -134,12 +140,12 @@ def plot_time(summary: Summary, rows: Sequence[Row]) -> bytes:
 
 
 def plot_steps(summary: Summary, rows: Sequence[Row]) -> bytes | None:
-    """Plot control steps to success, by task; None without a success."""
+    """Plot control steps to success, by task; None where nothing succeeded, or everything takes its full time."""
     by_task: dict[str, list[int]] = {}
     for row in rows:
         if row["success"]:
             by_task.setdefault(row["task"], []).append(row["steps"])
-    if not by_task:
+    if len({step for steps in by_task.values() for step in steps}) < 2:
         return None
     figure, axes = _figure(2.6)
     most = max(max(steps) for steps in by_task.values())

@@ -100,11 +100,15 @@ class RolloutOptions:
 
 @dataclass(frozen=True)
 class Look:
-    """One look of the policy: at which control step, under which instruction, and what it grounded."""
+    """One look of the policy: at which control step, under which instruction, and what it grounded.
+
+    `seen` is width and height of the picture in whose pixels the read-out is given; None if it is the world's own.
+    """
 
     step: int
     instruction: str
     spatial: Spatial | None
+    seen: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,9 @@ def _look(run: _Running, world: World, client: PolicyClient, spec: EpisodeSpec, 
     with run.at("policy", where):
         chunk = _ask(client, observation, spec.episode_id, (spec.seed, len(run.looks)))
         actions = check_chunk(chunk, client.spec)
-    run.looks.append(Look(seen_at, instruction, chunk.spatial))
+    picture = next(iter(observation.images.values()), None)
+    seen = None if picture is None else (picture.shape[1], picture.shape[0])
+    run.looks.append(Look(seen_at, instruction, chunk.spatial, seen))
     for _ in range(steps_late(options.latency, run.seconds["policy"] - before, world.control_hz)):
         if _over(world, options):
             return
