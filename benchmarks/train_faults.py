@@ -1,8 +1,8 @@
 """Kill a training worker at a random step, again and again, and hold what comes of it against an unbroken run.
 
 Each trial trains the same small stage on two Ray workers from recordings of its own, gets one worker killed (SIGKILL)
-at a random moment after the first checkpoint, and must end at weights equal to the bit to the unbroken run's. A trial whose
-command ends with an error although its final checkpoint stands is run once more, and counted.
+at a random moment after the first checkpoint, and must end at weights equal to the bit to the unbroken run's.
+A trial whose command ends with an error although its final checkpoint stands is run once more, and counted.
 
     python -m benchmarks.train_faults [TRIALS]
 """
