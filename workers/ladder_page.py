@@ -15,9 +15,9 @@ from st4vla.workers.ladder_results import (
     LadderResults,
     arm_result,
     compare,
-    read_ledger,
     similarity_curve,
 )
+from st4vla.workers.ledger import read_rows as read_ledger_rows
 from st4vla.workers.report import as_data_url, percent
 from st4vla.workers.train_progress import read_rows
 
@@ -43,7 +43,7 @@ def gather(ladder: Ladder) -> LadderResults:
     """Read every arm's ledgers and training rows, and compare neighbours, and the last with the first."""
     names = [arm.name for arm in ladder.arms]
     ledgers = {
-        name: {seed: read_ledger(ladder.folder(seed, "eval") / name / "ledger.jsonl") for seed in ladder.seeds}
+        name: {seed: read_ledger_rows(ladder.folder(seed, "eval") / name / "ledger.jsonl")[1] for seed in ladder.seeds}
         for name in names
     }
     pairs = [*pairwise(names)] + ([(names[0], names[-1])] if len(names) > 2 else [])

@@ -9,7 +9,6 @@ Letters: A arms, S seeds, E episodes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 
 from st4vla.platform.errors import DataError
 from st4vla.workers.intervals import Rate, wilson
-from st4vla.workers.ledger import parse_lines
 from st4vla.workers.summary import INFRASTRUCTURE
 
 Row = Mapping[str, Any]
@@ -83,17 +81,6 @@ class LadderResults:
         """Give the figures tracking keeps."""
         found = {f"success/{arm.name}": arm.pooled.value for arm in self.arms}
         return found | {f"gain/{one.better}_over_{one.worse}": one.difference for one in self.comparisons}
-
-
-def read_ledger(path: Path) -> list[Row]:
-    """Give the rows of an evaluation, without its header and events.
-
-    Raises:
-        DataError: there is no such ledger, or a line of it is broken.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is not there; the arm was not evaluated, run the ladder again")
-    return [record for record in parse_lines(path)[0] if "success" in record]
 
 
 def outcomes(rows: Sequence[Row]) -> dict[str, bool]:

@@ -14,6 +14,8 @@ from st4vla.workers.ladder_plan import Ladder
 from st4vla.workers.ladder_results import bootstrap_mean, compare
 from st4vla.workers.train import read_job
 
+PLANNED = {"suite": "seen", "variant": "default", "seed": 0, "perturbations": []}
+
 
 def settings(run: Path, *overrides: str) -> Any:
     from omegaconf import OmegaConf
@@ -23,7 +25,7 @@ def settings(run: Path, *overrides: str) -> Any:
 
 def row(episode: int, success: bool, task: str = "reach", failure: str = "") -> dict[str, Any]:
     kind = failure or ("" if success else "task")
-    return {"episode_id": str(episode), "task": task, "success": success, "failure": kind}
+    return {"episode_id": str(episode), "task": task, "success": success, "failure": kind} | PLANNED
 
 
 def ledgers(**arms: str) -> dict[str, dict[int, list[dict[str, Any]]]]:
@@ -97,7 +99,7 @@ def test_the_page_says_what_held_and_what_did_not(tmp_path: Path):
         folder = ladder.folder(0, "eval") / name
         folder.mkdir(parents=True)
         lines = [json.dumps(row(place, mark == "1")) for place, mark in enumerate(outcome)]
-        (folder / "ledger.jsonl").write_text("\n".join([json.dumps({"plan_digest": "x"}), *lines]) + "\n")
+        (folder / "ledger.jsonl").write_text("\n".join([json.dumps({"header": 1}), *lines]) + "\n")
         ladder.folder(0, name).mkdir()
         rows = [{"step": step, "similarity/pss": 0.3, "similarity/chance": 0.1} for step in (100, 200)]
         (ladder.folder(0, name) / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
