@@ -26,6 +26,8 @@ def main(cfg: Any) -> int:
     from st4vla.workers.tables import print_evaluation
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    if settings["dataset"]:
+        return score_recordings(settings)
     tracking = TrackingConfig(**settings["tracking"])
     config = read_config(settings)
     name = f"{config.policy.short_name} {'+'.join(config.suites)}"
@@ -35,6 +37,22 @@ def main(cfg: Any) -> int:
             done = evaluate(config)
         track(tracker, config, done)
     print_evaluation(done)
+    return 0
+
+
+def score_recordings(settings: Mapping[str, Any]) -> int:
+    """Score the policy open loop on a dataset."""
+    from st4vla.platform.tracking import Tracker, TrackingConfig
+    from st4vla.workers.open_loop import OpenLoopConfig, print_result, run
+
+    policy = read_policy(settings)
+    config = OpenLoopConfig(policy, settings["dataset"], settings["dataset_options"], **settings["open_loop"])
+    name = settings["name"] or f"{policy.short_name}-on-{Path(config.path).name}"
+    folder = Path(settings["run_dir"]) / name
+    with Tracker.open(TrackingConfig(**settings["tracking"]), "eval", name, settings["parent_run"]) as tracker:
+        tracker.config({key: value for key, value in settings.items() if key != "command"})
+        result = run(config, folder, tracker)
+    print_result(result, folder)
     return 0
 
 
