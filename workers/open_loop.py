@@ -1,8 +1,8 @@
 """Score a policy open loop on anybody's recordings: what would it have done where the demonstrator acted?
 
 `st4vla eval POLICY dataset=FOLDER` calls `main`. Every `stride`-th frame is shown to the policy, and its chunk is held
-against the actions recorded from there on. Open-loop errors say whether a policy reads the data rightly (units, frames, statistics
-key); only closed-loop evaluation says whether it works.
+against the actions recorded from there on. Open-loop errors say whether a policy reads the data rightly (units, frames,
+statistics key); only closed-loop evaluation says whether it works.
 """
 
 import json
