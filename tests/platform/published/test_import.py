@@ -253,6 +253,23 @@ def test_the_imported_policy_acts_for_either_embodiment_in_numbers_of_its_own(im
     assert policy.spec.rotation_form == "euler_xyz"
 
 
+def test_narrow_weights_act_close_to_wide_ones(imported):
+    image = np.full((90, 120, 3), 120, np.uint8)
+    seen = [Observation({"third_person": image}, None, "Pick UP the red cube.")]
+    policies = [load_policy(imported, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    with torch.no_grad():
+        plans = [policy.plan(seen)[0].hidden.float() for policy in policies]  # pyright: ignore[reportAttributeAccessIssue]
+    assert (plans[0] - plans[1]).abs().mean() < 0.05 * plans[0].abs().mean()
+    assert all(np.isfinite(policy.act(seen, ["a"], [(0, 0)])[0].actions).all() for policy in policies)
+
+
+def test_a_run_that_names_no_base_asks_for_one(tmp_path, run, options):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["framework"]["qwenvl"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "names no base_vlm; give base_vlm=FOLDER" in refusal(run, replace(options, base_vlm=""), tmp_path)
+
+
 def test_the_gripper_of_wider_actions_is_their_last_column(tmp_path):
     numbers = {name: [0.0] * 8 for name in ("mean", "std", "min", "max", "q01", "q99")}
     found = to_statistics({"franka": {"action": numbers | {"mask": [True] * 7 + [False]}}}, "here")["franka"]
