@@ -65,12 +65,8 @@ def test_every_published_tensor_is_accounted_for(imported, run_folder):
 
 def test_the_weights_are_the_published_ones_to_the_bit(imported, run_folder):
     state, ours = torch.load(run_folder / WEIGHTS, weights_only=True), read_tensors(imported)
-    layer = "frame_encoder.dino.encoder.layer.1.attention"
-    names = [
-        name for name in ours if name.startswith("frame_encoder.dino") and "1.attention" in name and "weight" in name
-    ]
-    query = next(name for name in names if "q_proj" in name or "query" in name)
-    assert torch.equal(ours[query], state["dino_encoder.body.blocks.1.attn.qkv.weight"][:128]), layer
+    query = ours["frame_encoder.dino.encoder.layer.1.attention.q_proj.weight"]
+    assert torch.equal(query, state["dino_encoder.body.blocks.1.attn.qkv.weight"][:128])
     assert torch.equal(ours["query_transformer.query_tokens"], state["layer_qformer.query_tokens"])
 
 
