@@ -6,7 +6,7 @@ accelerator rows run in buckets of fixed size.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,14 +17,14 @@ from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, Spat
 from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.diffusion import Guide
 from st4vla.platform.policy.engine.engine import Engine
+from st4vla.platform.policy.grounding import Answer, ground
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.plan import Plan, unstack_row
 from st4vla.platform.policy.processor import Batch, Processor
 from st4vla.platform.policy.settings import require, require_positive
-from st4vla.platform.policy.spatial import Shape, SpatialParseError
+from st4vla.platform.policy.spatial import Shape
 
 MASK_64 = (1 << 64) - 1
-MOST_ANSWER_TOKENS = 96
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,6 @@ class InferenceConfig:
         require_positive(self, "text_step")
         require(self.plan_period_s >= 0, self, "plan_period_s", "it must not be negative")
         require(bool(self.buckets) and list(self.buckets) == sorted(set(self.buckets)), self, "buckets", "sort them")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the planner said, and the place it named in pixels of the image, where one could be read."""
-
-    text: str
-    spatial: Spatial | None
 
 
 AS_SAVED = InferenceConfig()
@@ -168,9 +160,9 @@ class St4vlaPolicy:
         return chunks
 
     def ground(
-        self, images: Sequence[np.ndarray], questions: Sequence[str], shape: Shape | None = None
+        self, images: Sequence[np.ndarray], questions: str | Sequence[str], shape: Shape | None = None
     ) -> list[Answer]:
-        """Ask the planner about images, one question each, as the Processor's `question` words them."""
+        """Ask the planner about images: boxes, points or trajectories in pixels of each, see `grounding.ground`."""
         return ground(self.model, self.processor, images, questions, shape)
 
     def _parts(self, count: int) -> Iterator[slice]:
@@ -271,26 +263,3 @@ def chunk_under(plan: Plan, actions: np.ndarray, took_s: float, now: float) -> A
     age = max(now - plan.made_at_s, 0.0)
     timing = {"system2_s": 0.0 if age else plan.took_s, "system1_s": took_s}
     return ActionChunk(actions, plan.spatial, timing, age)
-
-
-@torch.inference_mode()
-def ground(
-    model: St4vlaModel,
-    processor: Processor,
-    images: Sequence[np.ndarray],
-    questions: Sequence[str],
-    shape: Shape | None = None,
-) -> list[Answer]:
-    """Let a model answer questions about images greedily; the model must be in eval mode where it has dropout."""
-    device = next(model.parameters()).device
-    batch: Mapping[str, Tensor] = {k: v.to(device) for k, v in processor.encode_questions(images, questions).items()}
-    rows = model.planner.answer(batch, processor.token_ids["end"], MOST_ANSWER_TOKENS)
-    return [read_answer(processor, row, image, shape) for row, image in zip(rows, images, strict=True)]
-
-
-def read_answer(processor: Processor, tokens: Sequence[int], image: np.ndarray, shape: Shape | None) -> Answer:
-    text = processor.decode(tokens)
-    try:
-        return Answer(text, processor.read_answer(tokens, image, shape))
-    except SpatialParseError:
-        return Answer(text, None)
