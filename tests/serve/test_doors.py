@@ -348,6 +348,6 @@ def test_the_policys_own_trouble_is_told_without_its_words(tmp_path: Path) -> No
         def burst(*_: object, **__: object) -> None:
             raise RuntimeError("secret path /etc/passwd")
 
-        running.post.house.loaded["fixed-0-0@1"].systems._policy.actions = burst
+        running.post.house.loaded["fixed-0-0@1"].systems.actions = burst
         error = ask(line, libero())["error"]
     assert error["kind"] == "internal" and "passwd" not in json.dumps(error)
