@@ -1,5 +1,6 @@
 """What the serving benchmarks stand on: a server of its own, foreign clients in environments of their own, robots."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +56,7 @@ def server(reference: str, *overrides: str, fixed: bool = True) -> Iterator[Serv
     """Run `st4vla serve` with a policy of known duration, and end it."""
     port, vla_eval_port = free_ports(2)
     command = [sys.executable, "-m", "st4vla.platform.cli", "serve", reference, "tracking=off"]
-    command += [f"gate.port={port}", f"gate.vla_eval_port={vla_eval_port}", "keys=libero", "engine.num_cpus=4"]
+    command += [f"gate.port={port}", f"gate.vla_eval_port={vla_eval_port}", "keymap=libero", "engine.num_cpus=4"]
     command += ["post.loader.function=benchmarks.fixed_latency.build"] if fixed else []
     with tempfile.TemporaryDirectory(prefix="st4vla-serve-") as name:
         folder = Path(name)
@@ -94,6 +96,21 @@ def wait_until_ready(running: Server) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise RuntimeError(f"the server did not become ready:\n{running.log()[-3000:]}")
+
+
+def fleet(running: Server) -> dict[str, Any]:
+    """Ask the server how it is."""
+    with urllib.request.urlopen(f"{running.http}/v1/fleet", timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def batch_sizes(running: Server) -> dict[int, int]:
+    """Count the batches of each size that all replicas have computed."""
+    sizes: Counter[int] = Counter()
+    for replica in fleet(running)["replicas"].values():
+        for model in replica["loaded"].values():
+            sizes.update({int(size): count for size, count in model["sizes"].items()})
+    return dict(sorted(sizes.items()))
 
 
 def client_python(package: str) -> Path | None:

@@ -141,13 +141,13 @@ class Batcher(Generic[Q, A]):
 
     async def _gather(self) -> None:
         """Wait for foreseen requests as long as that pays."""
+        free_s = time.monotonic()
         while 0 < len(self._waiting) < self._config.max_batch and not self._closed:
             now = time.monotonic()
             room = self._config.max_batch - len(self._waiting)
             robots = {waiting.robot for waiting in self._waiting}
-            first = min(waiting.arrived_s for waiting in self._waiting)
             due = self._soonest_deadline() - self.patience.durations.of(self._config.max_batch)
-            until = min(self.patience.wait_until(robots, first, room, now), due)
+            until = min(self.patience.wait_until(robots, free_s, room, now), due)
             if until <= now:
                 return
             self._arrival.clear()

@@ -34,7 +34,7 @@ from st4vla.serve.chunks import ChunkQueue, DelayEstimate, look_at
 from st4vla.serve.client_settings import ClientConfig, ClientStats, Command, Pace, Robot, check_fit
 from st4vla.serve.embodiment import Embodiment
 from st4vla.serve.interventions import Intervention, InterventionLog
-from st4vla.serve.link import Connected, Event, Link, Lost, Refused, Reply, wait_for
+from st4vla.serve.link import Connected, Event, Link, Lost, Refused, Reply
 from st4vla.serve.motion import Motion, MotionLimits
 
 __all__ = ["ClientConfig", "ClientStats", "Command", "Robot", "RobotClient"]
@@ -93,7 +93,7 @@ class RobotClient:
         self._sequence = 0
         self._ask_from_s = 0.0
         self._is_late = False
-        self._stopped = ""
+        self._stopped = self._trouble = ""
         self._fatal: WireError | ConfigError | None = None
 
     def __enter__(self) -> "RobotClient":
@@ -117,12 +117,14 @@ class RobotClient:
             ConfigError: the server's policy does not fit the embodiment.
         """
 
-        def ready() -> bool:
+        until = time.monotonic() + timeout_s
+        while not self.metadata:
             self.receive()
             self._raise_fatal()
-            return bool(self.metadata)
-
-        wait_for(ready, timeout_s, f"A connection to {self.config.url}")
+            if time.monotonic() > until:
+                why = self._trouble or "no answer"
+                raise WireError("unavailable", "", f"{self.config.url} is not there after {timeout_s:g} s: {why}.")
+            time.sleep(0.01)
         return self.metadata
 
     def tick(self, observe: Callable[[], Observation]) -> Command:
@@ -293,10 +295,11 @@ class RobotClient:
         match event:
             case Connected(metadata):
                 self._connected(metadata)
-            case Lost(reason):
-                log.warning("%s lost its server: %s", self.config.robot, reason)
-                self.stats.losses += 1
-                self._asked = None
+            case Lost(reason, was_up):
+                self.stats.losses += was_up
+                level = logging.WARNING if was_up else logging.DEBUG
+                log.log(level, "%s has no connection to %s: %s", self.config.robot, self.config.url, reason)
+                self._asked, self._trouble = None, reason
             case Refused(ticket, error):
                 self._refused(ticket, error)
             case Reply(ticket, message):

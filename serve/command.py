@@ -58,7 +58,8 @@ def check_doors(config: ServeConfig) -> bool:
     keys = KeyFile(Path(config.folder) / "keys.json").read()
     if not keys and not (config.gate.is_loopback and config.serve_host in LOOPBACK):
         raise ConfigError(
-            f"gate.host is {config.gate.host} and serve_host {config.serve_host}, which others can reach, and there are no keys; make one with "
+            f"gate.host is {config.gate.host} and serve_host {config.serve_host}, which others can reach, and there "
+            "are no keys; make one with "
             f"`st4vla keys add NAME folder={config.folder}` first, or use 127.0.0.1 for both."
         )
     if not config.gate.is_loopback and not config.gate.uses_tls:
@@ -108,8 +109,10 @@ def main(cfg: Any) -> None:
 def config_of(settings: Mapping[str, Any]) -> ServeConfig:
     """Build the config from the composed settings of the command."""
     models = settings["model"]
-    keys = {name: key_map(settings[name]) for name in ("keys", "vla_eval_keys")}
+    keys = {"keys": key_map(settings["keymap"]), "vla_eval_keys": key_map(settings["vla_eval_keymap"])}
     post = replace(build_config(PostConfig, settings["post"], "post."), **keys)
+    if post.safety.interventions:  # a replica may work in another folder
+        post = replace(post, safety=replace(post.safety, interventions=str(Path(post.safety.interventions).resolve())))
     return ServeConfig(
         models=(models,) if isinstance(models, str) else tuple(models),
         folder=settings["folder"],

@@ -42,7 +42,7 @@ class KeyMap:
 
     def __post_init__(self) -> None:
         if self.gripper not in ("as_is", "close_positive", "closed_one"):
-            raise ConfigError(f"keys.gripper is {self.gripper!r}; expected as_is, close_positive or closed_one.")
+            raise ConfigError(f"keymap.gripper is {self.gripper!r}; expected as_is, close_positive or closed_one.")
 
     @classmethod
     def native(cls, spec: PolicySpec) -> "KeyMap":
@@ -60,8 +60,8 @@ class KeyMap:
             return KeyMap(self.name, native, self.state, self.prompt, self.default_prompt, self.gripper)
         if missing := [camera for camera in spec.cameras if camera not in self.images]:
             raise ConfigError(
-                f"keys {self.name} names no place for the camera {missing[0]!r} of the policy, only for "
-                f"{', '.join(self.images)}; set keys.images.{missing[0]}=PATH."
+                f"keymap {self.name} names no place for the camera {missing[0]!r} of the policy, only for "
+                f"{', '.join(self.images)}; set keymap.images.{missing[0]}=PATH."
             )
         return self
 

@@ -8,7 +8,6 @@ import queue
 import random
 import ssl
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,9 +69,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Lost:
-    """The connection is gone, and with it any request in flight."""
+    """The connection is gone, and with it any request in flight; or, if it never was up, it could not be made."""
 
     reason: str
+    was_up: bool = True
 
 
 Event = Connected | Reply | Refused | Lost
@@ -124,11 +124,11 @@ class Link:
     def _keep_up(self) -> None:
         pause = self.config.retry_s
         while not self._closing.is_set():
-            reason, lasted = self._connection()
+            reason, worked = self._connection()
             if reason is None:
                 return
-            self._events.put(Lost(reason))
-            pause = self.config.retry_s if lasted else min(2 * pause, self.config.longest_retry_s)
+            self._events.put(Lost(reason, worked))
+            pause = self.config.retry_s if worked else min(2 * pause, self.config.longest_retry_s)
             self._wait(self._closing, pause * random.uniform(0.5, 1.0))
 
     def _connection(self) -> tuple[str | None, bool]:
@@ -217,16 +217,3 @@ class Link:
                 self._requests.get_nowait()
             except queue.Empty:
                 return
-
-
-def wait_for(ready: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait until something holds.
-
-    Raises:
-        WireError: "unavailable": it did not in time.
-    """
-    until = time.monotonic() + timeout_s
-    while not ready():
-        if time.monotonic() > until:
-            raise WireError("unavailable", "", f"{what} did not happen within {timeout_s:g} s.")
-        time.sleep(0.01)

@@ -126,17 +126,21 @@ def measured_part(
     visited = np.concatenate([places(part, *both) for both in zip(courses, episodes, strict=True)])
     if not np.isnan(visited).any() and part.name != "rotation":
         low, high = visited.min(0), visited.max(0)
-        room = 0.0 if part.name == "gripper" else config.reach * np.maximum(high - low, 1e-3)
+        room = config.reach * np.maximum(high - low, 1e-3)
+        if part.name == "gripper":  # closed is 0 and open at least 1, whether or not it was shown
+            low, high, room = np.minimum(low, 0), np.maximum(high, 1), 0.0
         limits |= {"low": tuple(map(rounded, low - room)), "high": tuple(map(rounded, high + room))}
     return replace(part, **limits)
 
 
 def places(part: Part, course: Course, episode: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
-    """Give where a part was: as measured for deltas, whose sum drifts from it, and as told for absolute commands."""
+    """Give where a part was and was sent: from where it was measured for deltas, whose sum drifts from that."""
     rows, states = episode
-    if part.form == "absolute":
-        return rows[:, part.start : part.end]
-    return course.position if states is None else np.stack([part.measured(state) for state in states])
+    told = rows[:, part.start : part.end]
+    if part.form == "absolute" or states is None:
+        return course.position
+    measured = np.stack([part.measured(state) for state in states])
+    return np.concatenate([measured, measured + told])
 
 
 def rounded(value: float) -> float:

@@ -1,13 +1,13 @@
-"""Decide how long a batch waits for robots that are about to ask: as long as that saves them more than it costs.
+"""Decide how long a batch waits for robots that are about to ask: as long as more are answered a second for it.
 
-A robot in closed loop asks again some milliseconds after its last answer, so the next request of every robot can be
-foreseen. Let n requests wait, k more be foreseen within dt, and a batch of b take a + c b. Starting now, the k wait
-until the batch ends and then for one of their own; waiting costs n times dt. The sum of all waits is shorter by
+A robot in closed loop asks again some milliseconds after its last answer, so its next request can be foreseen. Let n
+requests wait, k more be foreseen within t, and a batch of b take F(b) = a + c b, learned from the batches computed.
+Starting now answers n requests in F(n), waiting answers n + k in t + F(n + k); the better rate wins. A policy that
+computes its rows one by one has a near 0, and nobody waits for anybody. Without this, eight robots fall into two
+groups that wait for one another's batches, and each is answered half as often as it could be.
 
-    k (a - dt - n c) - n dt
-
-if the batch waits. a and c are learned from the batches computed; a policy that computes its rows one by one has a
-near 0, and nobody waits for anybody.
+A robot that asks at its own rate, more than a batch's time after its answer, gains nothing from a better rate, and is
+not waited for.
 """
 
 from collections.abc import Iterable
@@ -112,27 +112,27 @@ class Patience:
         while len(self._rhythms) > self.MOST_ROBOTS:
             del self._rhythms[next(iter(self._rhythms))]
 
-    def wait_until(self, waiting: set[str], first_s: float, room: int, now: float) -> float:
+    def wait_until(self, waiting: set[str], since_s: float, room: int, now: float) -> float:
         """Say until when to wait, `now` or earlier for not at all.
 
         Args:
             waiting: robots whose requests are in the batch.
-            first_s: when the first of them arrived.
+            since_s: since when the batch could have been started.
             room: how many more the batch can hold.
         """
-        fixed, each = self.durations.line()
-        count = len(waiting)
-        longest = min(self._config.max_wait_ms / 1000, self._config.share * (fixed + each * count))
-        best, until = 0.0, now
-        for k, due in enumerate(self._foreseen(waiting, first_s + longest, now)[:room], start=1):
-            wait = due - now
-            saved = k * (fixed - wait - count * each) - count * wait
-            if saved > best:
-                best, until = saved, due
+        count, takes = len(waiting), self.durations.of
+        longest = min(self._config.max_wait_ms / 1000, self._config.share * takes(count))
+        best, until = count / max(takes(count), 1e-6), now
+        foreseen = self._foreseen(waiting, takes(count), since_s + longest, now)
+        for k, due in enumerate(foreseen[:room], start=1):
+            rate = (count + k) / max(due - now + takes(count + k), 1e-6)
+            if rate > best:
+                best, until = rate, due
         return until
 
-    def _foreseen(self, waiting: set[str], latest_s: float, now: float) -> list[float]:
-        """Give the times by which absent robots will have asked, soonest first, within (now, latest_s]."""
+    def _foreseen(self, waiting: set[str], batch_s: float, latest_s: float, now: float) -> list[float]:
+        """Give the times by which absent robots in closed loop will have asked, soonest first, until `latest_s`."""
         slack = self._config.slack_ms / 1000
-        dues = [rhythm.due_s(slack) for robot, rhythm in self._rhythms.items() if robot not in waiting]
+        closed = [r for name, r in self._rhythms.items() if name not in waiting and (r.gap_s or 0.0) <= batch_s]
+        dues = [rhythm.due_s(slack) for rhythm in closed if rhythm.gap_s is not None]
         return sorted(due for due in dues if now < due <= latest_s)

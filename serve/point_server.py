@@ -7,12 +7,12 @@ It speaks the protocol of the real server in one small file, one thread a connec
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from st4vla.platform.contracts import PolicySpec
+from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import KEY, ReplyStamp, RequestStamp, metadata
@@ -22,8 +22,50 @@ SPEC = PolicySpec(("camera",), 32, 7, 7, CHUNK, 20.0, "point")
 GOAL = (0.2, -0.1, 0.1)
 
 
+class PointPolicy:
+    """A contracts.Policy that walks straight from the state to a goal it knows."""
+
+    spec = SPEC
+
+    def __init__(self, goal: tuple[float, ...] = GOAL) -> None:
+        self.goal = goal
+
+    def reset(self, session_id: str) -> None:
+        """Forget nothing."""
+
+    def act(
+        self,
+        observations: Sequence[Observation],
+        session_ids: Sequence[str],
+        noise_keys: Sequence[tuple[int, int]],
+    ) -> list[ActionChunk]:
+        """Give a chunk for each observation."""
+        return [ActionChunk(self.walk(seen.state)) for seen in observations]
+
+    def walk(self, state: Any, promised: np.ndarray | None = None) -> np.ndarray:
+        """Give the actions [8,7]: the promised ones first, then straight on."""
+        place, rows = np.asarray(state[:3], np.float64), []
+        for row in range(CHUNK):
+            known = promised is not None and row < len(promised)
+            step = promised[row, :3] if known and promised is not None else towards(place, self.goal)
+            place = place + step
+            rows.append([*step, 0, 0, 0, 1])
+        return np.array(rows, np.float32)
+
+
+def point_policy(reference: str) -> PointPolicy:
+    """Give it to the real server: `st4vla serve point post.loader.function=st4vla.serve.point_server.point_policy`."""
+    return PointPolicy()
+
+
+def towards(place: np.ndarray, goal: tuple[float, ...]) -> np.ndarray:
+    """Step to the goal, slower near it."""
+    way = np.subtract(goal, place) / 2
+    return way * min(1.0, STEP_M / max(float(np.linalg.norm(way)), 1e-9))
+
+
 def answer(message: Mapping[str, Any], goal: tuple[float, ...] = GOAL) -> dict[str, Any]:
-    """Walk from the message's state towards the goal; the rows that are already promised come first.
+    """Answer one request; the rows that are already promised come first.
 
     Raises:
         WireError: the state is missing.
@@ -32,20 +74,9 @@ def answer(message: Mapping[str, Any], goal: tuple[float, ...] = GOAL) -> dict[s
     state = message.get("state")
     if not isinstance(state, np.ndarray) or state.shape != (SPEC.state_dim,):
         raise WireError("missing", "state", f"Expected {SPEC.state_dim} numbers.")
-    place, rows = state[:3].astype(np.float64), []
-    for row in range(CHUNK):
-        promised = stamp.remaining is not None and row < min(stamp.delay_steps, len(stamp.remaining))
-        step = stamp.remaining[row, :3] if promised and stamp.remaining is not None else towards(place, goal)
-        place = place + step
-        rows.append([*step, 0, 0, 0, 1])
+    promised = None if stamp.remaining is None else stamp.remaining[: stamp.delay_steps]
     reply = ReplyStamp(stamp.session, stamp.sequence, 0.0, "point")
-    return {"actions": np.array(rows, np.float32), KEY: reply.as_plain()}
-
-
-def towards(place: np.ndarray, goal: tuple[float, ...]) -> np.ndarray:
-    """Step to the goal, slower near it."""
-    way = np.subtract(goal, place) / 2
-    return way * min(1.0, STEP_M / max(float(np.linalg.norm(way)), 1e-9))
+    return {"actions": PointPolicy(goal).walk(state, promised), KEY: reply.as_plain()}
 
 
 def serve_connection(socket: Any, answer_s: float = 0.0, goal: tuple[float, ...] = GOAL) -> None:

@@ -23,7 +23,8 @@ def test_a_chunk_that_comes_while_the_old_one_is_executed_begins_at_the_present(
         chunks.pop()
     seen = chunks.executed
     assert chunks.remaining()[:, 0].tolist() == [4, 5, 6, 7]
-    chunks.pop(), chunks.pop()
+    chunks.pop()
+    chunks.pop()
     assert chunks.replace(rows(100), seen) == 2
     assert chunks.pop() == 102
 
@@ -33,7 +34,8 @@ def test_no_more_rows_are_dropped_than_actions_were_executed_however_long_the_an
     chunks.replace(rows(0, 3), 0)
     chunks.pop()
     seen = chunks.executed
-    chunks.pop(), chunks.pop()
+    chunks.pop()
+    chunks.pop()
     assert len(chunks) == 0
     assert chunks.replace(rows(100), seen) == 2
 

@@ -26,9 +26,14 @@ def test_nobody_waits_where_a_row_costs_as_much_alone() -> None:
     assert patience.wait_until({"robot0"}, 10.001, 15, 10.001) == 10.001
 
 
-def test_nobody_waits_for_robots_that_ask_in_half_a_second() -> None:
+def test_nobody_waits_for_robots_that_ask_at_their_own_rate() -> None:
     patience = a_patience(8, gap_s=0.480, batch_s=0.020)
     assert patience.wait_until({"robot0"}, 10.001, 15, 10.001) == 10.001
+
+
+def test_four_wait_for_the_four_they_would_otherwise_take_turns_with() -> None:
+    patience = a_patience(8, gap_s=0.020, batch_s=0.050)
+    assert patience.wait_until({f"robot{i}" for i in range(4)}, 10.001, 12, 10.001) == 10.022
 
 
 def test_seven_do_not_wait_long_for_one() -> None:
@@ -36,6 +41,11 @@ def test_seven_do_not_wait_long_for_one() -> None:
     waiting = {f"robot{i}" for i in range(7)}
     assert patience.wait_until(waiting, 10.001, 15, 10.001) == 10.001
     assert patience.wait_until(waiting, 10.001, 15, 10.020) == 10.022
+
+
+def test_no_batch_waits_longer_than_half_of_what_it_takes() -> None:
+    patience = a_patience(8, gap_s=0.030, batch_s=0.050)
+    assert patience.wait_until({"robot0"}, 10.0, 15, 10.0) == 10.0
 
 
 def test_a_robot_that_is_late_is_not_waited_for() -> None:
