@@ -135,20 +135,28 @@ def _key_of(row: dict[str, Any]) -> Key:
 
 
 class Lock:
-    """Let callers in by their key. Without any key ever made, everybody is let in: for a server on loopback alone."""
+    """Let callers in by their key. Without any key ever made, everybody is let in: for a server on loopback alone.
 
-    def __init__(self, keys: Iterable[Key] = (), clock: Callable[[], float] = time.time):
+    Args:
+        keys: None while they are not known yet: nobody is let in.
+    """
+
+    def __init__(self, keys: Iterable[Key] | None = (), clock: Callable[[], float] = time.time):
         self._clock = clock
-        self.change(keys)
+        self._keys: dict[str, Key] = {}
+        self._is_known = keys is not None
+        if keys is not None:
+            self.change(keys)
 
     def change(self, keys: Iterable[Key]) -> None:
         """Use these keys from now on."""
         self._keys = {key.key_id: key for key in keys}
+        self._is_known = True
 
     @property
     def is_open(self) -> bool:
         """Whether no key is asked for."""
-        return not self._keys
+        return self._is_known and not self._keys
 
     def admit(self, authorization: str | None, scope: str, address: str = "") -> Caller:
         """Let a caller in who brings "Api-Key KEY" or "Bearer KEY", or the key as the password of "Basic".

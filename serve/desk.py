@@ -117,7 +117,7 @@ class Desk:
         Raises:
             WireError: whatever is wrong; the watchers have been told.
         """
-        robot, name = stamp.robot or visit.robot, stamp.session or visit.session
+        robot, name = names_of(visit, stamp)
         stamp = replace(stamp, robot=robot, session=name)
         try:
             return await self._act(visit, stamp, read, received_s)
@@ -197,7 +197,7 @@ class Desk:
         Raises:
             WireError: "forbidden".
         """
-        robot, name = stamp.robot or visit.robot, stamp.session or visit.session
+        robot, name = names_of(visit, stamp)
         visit.caller.check_robot(robot)
         session, _ = self.house.sessions.open(name, robot, visit.caller.key_id)
         session.plan, session.actions, session.motions = None, None, ()
@@ -208,8 +208,8 @@ class Desk:
 
     def left(self, visit: Visit) -> None:
         """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot."""
-        if self.house.sessions.close(visit.session) is not None:
-            self.observers.tell(Ended(visit.robot, visit.session, "closed"))
+        for session in self.house.sessions.close_unnamed(visit.session):
+            self.observers.tell(Ended(session.robot, session.name, "closed"))
 
     def forgotten(self, session: Session) -> None:
         """Take note that nobody came back for a session."""
@@ -267,3 +267,10 @@ class Desk:
                 recording=stamp.recording,
             )
         )
+
+
+def names_of(visit: Visit, stamp: RequestStamp) -> tuple[str, str]:
+    """Give robot and session of a request; a robot that names itself but no session has one while it is connected."""
+    robot = stamp.robot or visit.robot
+    unnamed = visit.session if robot == visit.robot else f"{visit.session}/{robot}"
+    return robot, stamp.session or unnamed

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from st4vla.platform.contracts import Observation, PolicySpec
@@ -77,11 +78,12 @@ class Conversation:
         return openpi.pack(plain) if self._is_ours else json.dumps(plain)
 
     def _stamp(self, message: dict[str, Any]) -> RequestStamp:
-        if KEY in message:
-            self._is_ours = True
-            return RequestStamp.read(message[KEY])
         self._sequence += 1
-        return RequestStamp(sequence=self._sequence)
+        if KEY not in message:
+            return RequestStamp(sequence=self._sequence)
+        self._is_ours = True
+        stamp = RequestStamp.read(message[KEY])
+        return stamp if "sequence" in message[KEY] else replace(stamp, sequence=self._sequence)
 
     def _reader(self, message: dict[str, Any]) -> Any:
         def read(spec: PolicySpec) -> Observation:

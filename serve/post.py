@@ -113,7 +113,7 @@ class Post:
         made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
         self.house = House(partial(load, config=config.loader), config.replica)
         self.desk = Desk(
-            self.house, Lock(), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
+            self.house, Lock(None), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
         )
         self.lines = Lines(config.rate, config.idle_s)
         self.doors = Doors(

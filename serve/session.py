@@ -124,6 +124,11 @@ class Sessions:
         """Forget a session; give it if it was there."""
         return self._held.pop(name, None)
 
+    def close_unnamed(self, connection: str) -> list[Session]:
+        """Forget the sessions that a connection's requests had without naming one; give them."""
+        names = [name for name in self._held if name == connection or name.startswith(f"{connection}/")]
+        return [self._held.pop(name) for name in names]
+
     def forget_old(self, most: int | None = None) -> None:
         """Forget what was not used for long, and the oldest beyond `most`."""
         now, most = self._clock(), self._config.max_sessions if most is None else most

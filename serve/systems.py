@@ -100,7 +100,13 @@ class DualSystems:
         return continuation(continued.remaining, continued.delay, self.spec.chunk_length)
 
     def ground(self, image: np.ndarray, question: str) -> tuple[str, Spatial | None]:
-        """Let the planner answer a question about an image."""
+        """Let the planner answer a question about an image.
+
+        Raises:
+            WireError: "unavailable": it has none that does.
+        """
+        if not hasattr(self._policy, "ground"):
+            raise WireError("unavailable", "", "The served policy has no planner that answers questions.")
         (answer,) = self._policy.ground([image], [question])
         return answer.text, answer.spatial
 
