@@ -8,6 +8,7 @@ episode, or an episode has a hole. The second figure is how long after the new r
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -47,9 +48,8 @@ def main() -> None:
         command = "python -m benchmarks.recorder_faults"
         name = "recorder: SIGKILL trials that lost no accepted frame, all episodes readable"
         record(name, 6, 100 * whole / given.trials, "%", ">= 100", command)
-        record(
-            "recorder: longest time until all is readable after a kill", 6, round(slowest, 1), "s", "report", command
-        )
+        name = "recorder: longest time until all is readable after a kill"
+        record(name, 6, round(slowest, 1), "s", "report", command)
 
 
 def trial(number: int, kills_replica: bool) -> tuple[bool, float]:
@@ -72,7 +72,7 @@ def trial(number: int, kills_replica: bool) -> tuple[bool, float]:
         began = time.monotonic()
         recorder = Recorder(config_of(Path(folder)))
         recorder.close(120)
-        while list(Path(folder, "spool").iterdir()) and time.monotonic() - began < 120:
+        while list(Path(folder, "spool").iterdir()) and time.monotonic() - began < 300:
             time.sleep(0.1)
         took = time.monotonic() - began
         kept = is_whole(Path(folder), max(accepted))
@@ -122,11 +122,10 @@ def config_of(folder: Path) -> RecorderConfig:
 
 
 def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        # It was killed a moment ago and has not been started again yet.
-        return
+    # 0: it was killed a moment ago and has not been started again yet.
+    if pid > 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,8 @@ class WatchConfig:
     def absolute(self) -> "WatchConfig":
         """Give the same config with folders that mean the same in any working directory."""
         recorder = replace(self.recorder, folder=str(Path(self.recorder.folder).resolve()))
-        return replace(
-            self,
-            recorder=recorder,
-            audit_log=replace(self.audit_log, folder=str(Path(self.audit_log.folder).resolve())),
-        )
+        audit_log = replace(self.audit_log, folder=str(Path(self.audit_log.folder).resolve()))
+        return replace(self, recorder=recorder, audit_log=audit_log)
 
 
 class Watch:
