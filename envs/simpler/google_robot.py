@@ -157,8 +157,8 @@ class GooglePlanner:
 
     def _plan_arm(self, action: np.ndarray, measured: Measured) -> Path:
         turn = Rotation.from_rotvec(action[3:6]).as_quat()[[3, 0, 1, 2]]
-        wanted = sapien.Pose(action[:3], turn) * measured.tcp_at_base
-        wanted.p = measured.tcp_at_base.p + action[:3].astype(np.float32)
+        turned = sapien.Pose(q=turn.tolist()) * measured.tcp_at_base
+        wanted = sapien.Pose((measured.tcp_at_base.p + action[:3].astype(np.float32)).tolist(), turned.q)
         solved = self._kinematics.solve(wanted, measured.qpos, self._movable)
         goal = (measured.qpos if solved is None else solved)[self._arm]
         if self._end is None:
