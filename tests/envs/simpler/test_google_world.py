@@ -151,12 +151,7 @@ def test_a_gripped_can_stays_in_the_fingers_and_counts_as_picked(world: SimplerW
     assert not world.verdict["success"]
     grip(world, 6, 0.3, 0.0)
     assert world.verdict["success"]
-    assert world.progress().stages == (
-        "is_grasped",
-        "consecutive_grasp",
-        "lifted_object",
-        "lifted_object_significantly",
-    )
+    assert set(world.progress().stages) == set(world.judge.all_stages)
     grip(world, 3, 0.3, -1.0)  # let go: five well lifted steps still count
     assert world.verdict["success"] == (world.verdict["episode_stats"]["n_lift_significant"] >= 5)
 
