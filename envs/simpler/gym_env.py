@@ -69,7 +69,7 @@ class SimplerTaskEnv(SimplerEnv):
         rebuilt = options.get("reconfigure", False) or self.setups[0].build != self.build
         self.build = self.setups[0].build
         wanted = {"reconfigure": rebuilt, "layouts": [setup.layout for setup in self.setups]}
-        return super().reset(seed=seed, options=wanted)
+        return super().reset(seed=seed, options=wanted)  # type: ignore[arg-type]
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         super()._initialize_episode(env_idx, options)

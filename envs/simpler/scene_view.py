@@ -41,7 +41,8 @@ class SceneView:
     def contacts(self) -> Contacts:
         """The contacts of the last physics step."""
         if self._contacts is None:
-            self._contacts = Contacts(self.env.scene.px.get_contacts())
+            physics: Any = self.env.scene.px
+            self._contacts = Contacts(physics.get_contacts())
         return self._contacts
 
     def position(self, name: str) -> np.ndarray:
