@@ -203,6 +203,7 @@ class PlannedController(BaseController):
 
     def _play_batch(self) -> None:
         """Set every row's targets at once (GPU physics; written and not yet run)."""
+        physics: Any = self.scene.px
         rows = [plan.targets[min(self._cursor, len(plan.targets) - 1)] for plan in self._plans]
         targets = torch.as_tensor(np.stack(rows), dtype=torch.float32, device=self.device)
         self.articulation.set_joint_drive_targets(targets, self.articulation.active_joints)
@@ -210,8 +211,8 @@ class PlannedController(BaseController):
             speeds = [plan.velocities[min(self._cursor, len(plan.targets) - 1)] for plan in self._plans]  # type: ignore[index]
             velocities = torch.as_tensor(np.stack(speeds), dtype=torch.float32, device=self.device)
             self.articulation.set_joint_drive_velocity_targets(velocities, self.articulation.active_joints)
-            self.scene.px.gpu_apply_articulation_target_velocity()
-        self.scene.px.gpu_apply_articulation_target_position()
+            physics.gpu_apply_articulation_target_velocity()
+        physics.gpu_apply_articulation_target_position()
 
 
 @dataclass

@@ -83,6 +83,7 @@ class SimplerEnv(BaseEnv):
         builder = self.scene.create_actor_builder()
         building.add_arena(builder, build.arena, self.tree, solid=True, seen=seen)
         builder.set_initial_pose(building.arena_pose(build.arena))
+        self.arena: Actor | None = None
         if builder.collision_records or builder.visual_records:
             self.arena = builder.build_static("arena")
         for number, thing in enumerate(build.things):
@@ -156,14 +157,17 @@ class SimplerEnv(BaseEnv):
         chosen = [self.layouts[row] for row in rows]
         self._set_cabinet([replace(layout, cabinet_qpos=(0.0, 0.0, 0.0)) for layout in chosen])
         self._pose_robot(chosen)
-        self.agent.robot.set_pose(Pose.create(AWAY, device=self.device))
-        settle(self, chosen, env_idx)
+        robot: Any = self.agent.robot
+        robot.set_pose(Pose.create(AWAY, device=self.device))
+        scene: Any = self
+        settle(scene, chosen, env_idx)
         self._pose_robot(chosen)
         self._set_cabinet(chosen)
 
     def _pose_robot(self, layouts: Sequence[Layout]) -> None:
         """Put the robot where it starts, at rest, its drives told to stay."""
-        robot, ours = self.agent.robot, self.agent.to_ours
+        robot: Any = self.agent.robot
+        ours = self.agent.to_ours
         qpos = np.array([layout.qpos for layout in layouts])[:, ours]
         batch = torch.tensor(qpos, dtype=torch.float32, device=self.device)
         robot.set_qpos(batch)
@@ -188,7 +192,8 @@ class SimplerEnv(BaseEnv):
     def run_control_step(self, action: np.ndarray) -> None:
         """Execute one raw action [A] in the one scene on a CPU, without ManiSkill's observations and rewards."""
         agent, step = self.agent, self.scene.px.step
-        agent.controller.command(action[None])
+        controller: Any = agent.controller
+        controller.command(action[None])
         for _ in range(self.build.substeps):
             agent.before_simulation_step()
             step()
