@@ -56,7 +56,7 @@ class ModelAgent(BaseAgent):
         return [
             CameraConfig(
                 uid=camera.name,
-                pose=pose * camera.local_pose,
+                pose=Pose.create(pose * camera.local_pose),
                 width=camera.width,
                 height=camera.height,
                 near=camera.near,

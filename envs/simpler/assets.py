@@ -5,7 +5,6 @@ ROOT/data/tasks/{google,bridge_v2}_real2sim_dataset/{custom/*.json,custom/models
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.envs.simpler.setup import AssetFamily, Setup, Thing
+from st4vla.platform.assets.tree import find_tree as locate_tree
 from st4vla.platform.errors import EnvError
 
 FOLDERS: dict[AssetFamily, str] = {"google": "google_real2sim_dataset", "bridge": "bridge_v2_real2sim_dataset"}
@@ -78,14 +78,14 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def find_tree(root: str | Path | None = None) -> AssetTree:
-    """Find the asset tree: the one given, else ST4VLA_ASSETS, else MS_ASSET_DIR, else ManiSkill's own default.
+    """Find the asset tree as `st4vla assets` does: the one given, ST4VLA_ASSETS, MS_ASSET_DIR, ManiSkill's default.
 
     Raises:
-        EnvError: a tree was named that is not a folder.
+        EnvError: a tree was given that is not a folder.
+        ConfigError: a variable names one that is not.
     """
-    named = [str(root or ""), os.environ.get("ST4VLA_ASSETS", ""), os.environ.get("MS_ASSET_DIR", "")]
-    chosen = Path(next((name for name in named if name), Path.home() / ".maniskill")).expanduser()
-    if any(named) and not chosen.is_dir():
+    chosen = locate_tree(root).root
+    if root and not chosen.is_dir():
         raise EnvError(f"The asset tree {chosen} is not a folder; {FETCH}.")
     return AssetTree(chosen)
 

@@ -71,19 +71,19 @@ def add_thing(builder: Any, thing: Thing, family: AssetFamily, tree: AssetTree, 
         builder.add_visual_from_file(str(tree.visual(family, thing.model)), scale=[thing.scale] * 3)
 
 
-def make_matte(body: sapien.render.RenderBodyComponent) -> None:
+def make_matte(body: Any) -> None:
     """Make the render materials of an object rough and unspecular."""
     for material in _materials(body):
         material.roughness, material.metallic, material.specular = 1.0, 0.0, 0.0
 
 
-def make_shiny(body: sapien.render.RenderBodyComponent) -> None:
+def make_shiny(body: Any) -> None:
     """Give the render materials of a robot's link the original's shine."""
     for material in _materials(body):
         material.specular, material.roughness = 0.9, 0.3
 
 
-def _materials(body: sapien.render.RenderBodyComponent) -> list[RenderMaterial]:
+def _materials(body: Any) -> list[RenderMaterial]:
     found = []
     for shape in body.render_shapes:
         parts = getattr(shape, "parts", None)

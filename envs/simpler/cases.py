@@ -62,7 +62,7 @@ def case_from_meta(case: Mapping[str, Any], seed: int = 0) -> Case:
 Resolver = Callable[[Case, AssetTree], Setup]
 
 
-def resolvers() -> dict[str, Resolver]:
+def resolvers() -> dict[str, Any]:
     """Give the function that resolves each of the original's environment ids."""
     from st4vla.envs.simpler import drawer, move_near, pick, put_on
 

@@ -129,6 +129,7 @@ class PlannedController(BaseController):
         carrier, self._tip_pose = config.tcp_frame
         self._tip = self.articulation.links_map[carrier]
         self._drives = [joint._objs[0] for joint in self.articulation.active_joints]
+        self._driven = np.zeros(len(self._drives), dtype=bool)  # joints that ever had a velocity target
 
     def _initialize_action_space(self) -> None:
         size = self.planners[0].action_dim
@@ -157,6 +158,7 @@ class PlannedController(BaseController):
         for row, planner in enumerate(self.planners):
             if bool(mask[row]):
                 planner.reset(self.measured(row))
+        self._driven[:] = False
 
     def set_action(self, action: Any) -> None:
         rows = np.asarray(action.cpu() if isinstance(action, torch.Tensor) else action, dtype=np.float64)
@@ -166,6 +168,8 @@ class PlannedController(BaseController):
         """Plan one control step from actions [B,A]; `before_simulation_step` then plays it."""
         self._plans = [planner.plan(rows[row], self.measured(row)) for row, planner in enumerate(self.planners)]
         self._cursor = 0
+        if not self.scene.gpu_sim_enabled:
+            self._prepare(self._plans[0])
 
     def before_simulation_step(self) -> None:
         if not self._plans or (self._cursor > 0 and len(self._plans[0].targets) == 1):
@@ -178,14 +182,28 @@ class PlannedController(BaseController):
 
     def _play_one(self, plan: Plan) -> None:
         index = min(self._cursor, len(plan.targets) - 1)
-        for drive, target in zip(self._drives, plan.targets[index].tolist(), strict=True):
+        for drive, targets in self._targets:
+            drive.set_drive_target(targets[index])
+        for drive, velocities in self._velocities:
+            drive.set_drive_velocity_target(velocities[index])
+
+    def _prepare(self, plan: Plan) -> None:
+        """Lay out a plan by joint, without the joints that are told nothing new: this is read at every physics step."""
+        moving = (plan.targets != plan.targets[0]).any(axis=0)
+        for drive, target in zip(self._drives, plan.targets[0].tolist(), strict=True):
             drive.set_drive_target(target)
-        if plan.velocities is not None:
-            for drive, velocity in zip(self._drives, plan.velocities[index].tolist(), strict=True):
-                drive.set_drive_velocity_target(velocity)
+        columns = plan.targets.T.tolist()
+        self._targets = [(self._drives[joint], columns[joint]) for joint in np.flatnonzero(moving)]
+        if plan.velocities is None:
+            self._velocities = []
+            return
+        columns, driven = plan.velocities.T.tolist(), self._driven | plan.velocities.any(axis=0)
+        self._velocities = [(self._drives[joint], columns[joint]) for joint in np.flatnonzero(driven)]
+        self._driven = driven
 
     def _play_batch(self) -> None:
         """Set every row's targets at once (GPU physics; written and not yet run)."""
+        physics: Any = self.scene.px
         rows = [plan.targets[min(self._cursor, len(plan.targets) - 1)] for plan in self._plans]
         targets = torch.as_tensor(np.stack(rows), dtype=torch.float32, device=self.device)
         self.articulation.set_joint_drive_targets(targets, self.articulation.active_joints)
@@ -193,8 +211,8 @@ class PlannedController(BaseController):
             speeds = [plan.velocities[min(self._cursor, len(plan.targets) - 1)] for plan in self._plans]  # type: ignore[index]
             velocities = torch.as_tensor(np.stack(speeds), dtype=torch.float32, device=self.device)
             self.articulation.set_joint_drive_velocity_targets(velocities, self.articulation.active_joints)
-            self.scene.px.gpu_apply_articulation_target_velocity()
-        self.scene.px.gpu_apply_articulation_target_position()
+            physics.gpu_apply_articulation_target_velocity()
+        physics.gpu_apply_articulation_target_position()
 
 
 @dataclass

@@ -10,7 +10,6 @@ import numpy as np
 from st4vla.envs.simpler import lights, options
 from st4vla.envs.simpler.assets import AssetTree
 from st4vla.envs.simpler.cases import Case, Resolver
-from st4vla.envs.simpler.contacts import TOUCHING_NS
 from st4vla.envs.simpler.google_robot import START_QPOS
 from st4vla.envs.simpler.judging import Milestones, Verdict
 from st4vla.envs.simpler.scene_view import SceneView
@@ -23,7 +22,6 @@ PLACE_CONTACT_OFFSET = 0.005
 PLACE_LEAST_XY, PLACE_MOST_XY = (-0.10, 0.0), (-0.05, 0.1)
 AJAR_M, OPEN_M, CLOSED_M, PLACED_M = 0.2, 0.15, 0.05, 0.05
 ADVANCE_STEPS = 100
-INTERIOR_BOTTOM = 2  # which of a drawer's collision shapes its contents lie on
 # Where the robot stands for each photograph: x, y, yaw.
 STANDPOINTS = {
     "a0": (0.644, -0.179, -0.03),
@@ -209,8 +207,6 @@ class PlaceJudge(Milestones):
         super().__init__()
         self._view, self._rules, self._subtask = view, setup.judge, 0
         self._drawer, self._model = setup.judge["drawer"], setup.judge["model"]
-        link = view.drawer_link(self._drawer)
-        self._link, self._floor = link.entity, link.collision_shapes[INTERIOR_BOTTOM]
         self.stats = {"qpos": 0.0, "is_drawer_open": False, "has_contact": 0}
 
     @property
@@ -232,10 +228,9 @@ class PlaceJudge(Milestones):
     def verdict(self) -> Verdict:
         """Judge a control step."""
         qpos = self._view.drawer(self._drawer)
-        impulse = self._view.contacts.between(self._view.entities[self._model], self._link, self._floor)
         self.stats["qpos"] = qpos
         self.stats["is_drawer_open"] |= qpos >= OPEN_M
-        self.stats["has_contact"] += int(np.linalg.norm(impulse) > TOUCHING_NS)
+        self.stats["has_contact"] += int(self._view.lies_in_drawer(self._model, self._drawer))
         success = self._subtask == 1 and qpos >= PLACED_M and self.stats["has_contact"] >= 1
         verdict = {"success": bool(success), "episode_stats": dict(self.stats)}
         self.reach({**self.stats, "success": success})

@@ -6,6 +6,7 @@ turned off, and contacts are asked for pair by pair: see docs/simplerenv.md.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class SimplerEnv(BaseEnv):
         builder = self.scene.create_actor_builder()
         building.add_arena(builder, build.arena, self.tree, solid=True, seen=seen)
         builder.set_initial_pose(building.arena_pose(build.arena))
+        self.arena: Actor | None = None
         if builder.collision_records or builder.visual_records:
             self.arena = builder.build_static("arena")
         for number, thing in enumerate(build.things):
@@ -152,13 +154,20 @@ class SimplerEnv(BaseEnv):
         rows, layouts = env_idx.tolist(), options.get("layouts")
         for place, row in enumerate(rows):
             self.layouts[row] = layouts[place] if layouts else self.layouts[row]
-        self.agent.robot.set_pose(Pose.create(AWAY, device=self.device))
-        settle(self, [self.layouts[row] for row in rows], env_idx)
-        self._place_robot([self.layouts[row] for row in rows])
-        self._set_cabinet([self.layouts[row] for row in rows])
+        chosen = [self.layouts[row] for row in rows]
+        self._set_cabinet([replace(layout, cabinet_qpos=(0.0, 0.0, 0.0)) for layout in chosen])
+        self._pose_robot(chosen)
+        robot: Any = self.agent.robot
+        robot.set_pose(Pose.create(AWAY, device=self.device))
+        scene: Any = self
+        settle(scene, chosen, env_idx)
+        self._pose_robot(chosen)
+        self._set_cabinet(chosen)
 
-    def _place_robot(self, layouts: Sequence[Layout]) -> None:
-        robot, ours = self.agent.robot, self.agent.to_ours
+    def _pose_robot(self, layouts: Sequence[Layout]) -> None:
+        """Put the robot where it starts, at rest, its drives told to stay."""
+        robot: Any = self.agent.robot
+        ours = self.agent.to_ours
         qpos = np.array([layout.qpos for layout in layouts])[:, ours]
         batch = torch.tensor(qpos, dtype=torch.float32, device=self.device)
         robot.set_qpos(batch)
@@ -166,6 +175,8 @@ class SimplerEnv(BaseEnv):
         robot.set_qf(torch.zeros_like(batch))
         poses = np.array([layout.robot_pose for layout in layouts])
         robot.set_pose(Pose.create(torch.tensor(poses, dtype=torch.float32, device=self.device)))
+        robot.set_joint_drive_targets(batch, robot.active_joints)
+        robot.set_joint_drive_velocity_targets(torch.zeros_like(batch), robot.active_joints)
         self.agent.controller.reset()
 
     def _set_cabinet(self, layouts: Sequence[Layout]) -> None:
@@ -174,12 +185,15 @@ class SimplerEnv(BaseEnv):
         names = [joint.name for joint in self.cabinet.active_joints]
         order = [("top", "middle", "bottom").index(name.removesuffix("_drawer_joint")) for name in names]
         qpos = np.array([layout.cabinet_qpos for layout in layouts])[:, order]
-        self.cabinet.set_qpos(torch.tensor(qpos, dtype=torch.float32, device=self.device))
+        batch = torch.tensor(qpos, dtype=torch.float32, device=self.device)
+        self.cabinet.set_qpos(batch)
+        self.cabinet.set_qvel(torch.zeros_like(batch))
 
     def run_control_step(self, action: np.ndarray) -> None:
         """Execute one raw action [A] in the one scene on a CPU, without ManiSkill's observations and rewards."""
         agent, step = self.agent, self.scene.px.step
-        agent.controller.command(action[None])
+        controller: Any = agent.controller
+        controller.command(action[None])
         for _ in range(self.build.substeps):
             agent.before_simulation_step()
             step()

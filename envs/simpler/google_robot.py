@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import sapien
-from ruckig import InputParameter, Result, Ruckig, Trajectory
+from ruckig import InputParameter, Ruckig, RuckigError, Trajectory
 from scipy.spatial.transform import Rotation
 
 from st4vla.envs.simpler.control import Kinematics, Measured, Plan
@@ -114,9 +114,12 @@ class Path:
         wanted.target_position = goal.tolist()
         wanted.max_velocity, wanted.max_acceleration, wanted.max_jerk = ([limit] * count for limit in limits)
         trajectory = Trajectory(count)
-        result = Ruckig(count).calculate(wanted, trajectory)
-        if result not in (Result.Working, Result.Finished):
-            raise EnvError(f"No path leads from {start.tolist()} at {speed.tolist()} to {goal.tolist()}: {result}.")
+        try:
+            Ruckig(count).calculate(wanted, trajectory)
+        except RuckigError as error:
+            raise EnvError(
+                f"No path leads from {start.tolist()} at {speed.tolist()} to {goal.tolist()} (rad): {error}"
+            ) from error
         clipped = np.minimum(times, trajectory.duration).tolist()
         samples = [trajectory.at_time(time)[:2] for time in clipped]
         self.positions = np.array([sample[0] for sample in samples])
@@ -135,6 +138,7 @@ class GooglePlanner:
         self._fingers = np.array([joints.index(name) for name in FINGERS])
         self._movable = np.zeros(len(joints), dtype=np.int32)
         self._movable[self._arm] = 1
+        self._limits = kinematics.limits.T
         limits = kinematics.limits[self._fingers]
         self._finger_limits = limits[:, 0] - FINGER_MARGIN, limits[:, 1] + FINGER_MARGIN
 
@@ -153,12 +157,12 @@ class GooglePlanner:
         targets[:, self._arm] = arm.positions[1:]
         targets[:, self._fingers] = fingers.positions[1:]
         velocities[:, self._fingers] = fingers.velocities[1:]
-        return Plan(targets, velocities)
+        return Plan(np.clip(targets, *self._limits), velocities)  # the original's drives stop at the joints' limits
 
     def _plan_arm(self, action: np.ndarray, measured: Measured) -> Path:
         turn = Rotation.from_rotvec(action[3:6]).as_quat()[[3, 0, 1, 2]]
-        wanted = sapien.Pose(action[:3], turn) * measured.tcp_at_base
-        wanted.p = measured.tcp_at_base.p + action[:3].astype(np.float32)
+        turned = sapien.Pose(q=turn.tolist()) * measured.tcp_at_base
+        wanted = sapien.Pose((measured.tcp_at_base.p + action[:3].astype(np.float32)).tolist(), turned.q)
         solved = self._kinematics.solve(wanted, measured.qpos, self._movable)
         goal = (measured.qpos if solved is None else solved)[self._arm]
         if self._end is None:

@@ -1,6 +1,6 @@
 """What a judge of a SimplerEnv task is: it looks at the scene after every control step and says what holds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from st4vla.envs.simpler.scene_view import SceneView
@@ -25,9 +25,6 @@ class Judge(Protocol):
     def verdict(self) -> Verdict: ...
     def stages(self) -> tuple[str, ...]: ...
     def advance(self) -> None: ...
-
-
-MakeJudge = Callable[[Setup, SceneView], Judge]
 
 
 class Milestones:
@@ -59,7 +56,7 @@ def make_judge(setup: Setup, view: SceneView) -> Judge:
     """Make the judge of an episode, by the kind its setup names."""
     from st4vla.envs.simpler import drawer, move_near, pick, put_on
 
-    makers: dict[str, MakeJudge] = {
+    makers: dict[str, Any] = {
         "pick": pick.PickJudge,
         "move_near": move_near.MoveNearJudge,
         "drawer": drawer.DrawerJudge,

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ def photograph(path: Path, width: int, height: int) -> np.ndarray:
     Raises:
         EnvError: the file cannot be read.
     """
-    picture = cv2.imread(str(path))
+    picture: Any = cv2.imread(str(path))
     if picture is None:
         raise EnvError(f"The overlay photograph {path} cannot be read; fetch the assets again.")
     return truncated(cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) / 255.0, (width, height)))

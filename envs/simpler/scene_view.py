@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import sapien
 
-from st4vla.envs.simpler.contacts import Contacts, is_grasped
+from st4vla.envs.simpler.contacts import TOUCHING_NS, Contacts, is_grasped
 from st4vla.envs.simpler.env import SimplerEnv
 from st4vla.envs.simpler.settle import body_of
+
+INTERIOR_BOTTOM = 2  # which of a drawer's collision shapes its contents lie on
 
 
 def as_row(pose: sapien.Pose) -> np.ndarray:
@@ -39,7 +41,8 @@ class SceneView:
     def contacts(self) -> Contacts:
         """The contacts of the last physics step."""
         if self._contacts is None:
-            self._contacts = Contacts(self.env.scene.px.get_contacts())
+            physics: Any = self.env.scene.px
+            self._contacts = Contacts(physics.get_contacts())
         return self._contacts
 
     def position(self, name: str) -> np.ndarray:
@@ -69,9 +72,11 @@ class SceneView:
             wanted[self._drawers[name]] = value
         self.cabinet.set_qpos(wanted)
 
-    def drawer_link(self, name: str) -> Any:
-        """The link of a drawer."""
-        return next(link for link in self.cabinet.links if link.entity.name == f"{name}_drawer")
+    def lies_in_drawer(self, name: str, drawer: str) -> bool:
+        """Say whether an object presses on the floor of a drawer."""
+        link = next(link for link in self.cabinet.links if link.entity.name == f"{drawer}_drawer")
+        floor = link.collision_shapes[INTERIOR_BOTTOM]
+        return float(np.linalg.norm(self.contacts.between(self.entities[name], link.entity, floor))) > TOUCHING_NS
 
     def grasps(self, name: str, max_degrees: float) -> bool:
         """Say whether the gripper grasps an object."""

@@ -126,8 +126,8 @@ class Stage:
         """Put every body (pose [7] by name; those that the stage does not show are passed over) and the camera."""
         for name in self.names:
             row = rows[name]
-            self._entities[name].set_pose(sapien.Pose(row[:3], row[3:]))
-        self._camera_entity.set_pose(sapien.Pose(camera[:3], camera[3:]))
+            self._entities[name].set_pose(as_pose(row))
+        self._camera_entity.set_pose(as_pose(camera))
         self._scene.update_render()
 
     def photograph(self, view: View) -> Frame:
@@ -168,6 +168,12 @@ class Stage:
         for entity in list(self._scene.entities):
             self._scene.remove_entity(entity)
         self._entities = {}
+
+
+def as_pose(row: np.ndarray) -> sapien.Pose:
+    """Give a row [7] as a pose."""
+    values: Any = row
+    return sapien.Pose(values[:3], values[3:])
 
 
 def rows_of(poses: Sequence[sapien.Pose]) -> np.ndarray:

@@ -223,7 +223,7 @@ class SimplerWorld:
                 raise EnvError(f"The policy wants cameras {list(spec.cameras)}; SimplerEnv shows one.")
             rgb = self.picture()
             size = (spec.image_size, spec.image_size)
-            images = {spec.cameras[0]: cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)}
+            images = {next(iter(spec.cameras)): cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)}
         return Observation(images, self._state(spec), self.instruction)
 
     def picture(self) -> np.ndarray:
@@ -263,7 +263,7 @@ class SimplerWorld:
         stage = self._stage()
         rows = snapshot.reshape(-1, POSE_DIM)
         stage.pose(dict(zip(self.view.names(), rows[:-1], strict=True)), rows[-1])
-        name = (cameras or (self.robot.camera.name,))[0]
+        name = cameras[0] if cameras else self.robot.camera.name
         return {name: stage.photograph(self.setup.view)}
 
     def segment_names(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ NEEDS: Mapping[str, Mapping[str, str]] = {
         "stack cube": _bridge("baked_(green|yellow)_cube_3cm", "bridge_table_1_v1", "bridge_real_eval_1"),
         "eggplant in basket": _bridge("eggplant|sink|dummy_sink_target_plane", "bridge_table_1_v2", "bridge_sink"),
     },
-    "simplerenv_visual_matching": {
+    "simplerenv_google_vm": {
         "pick coke can": _google(f"{_CANS}|{_TABLE}|{_PHOTO.format('coke_can')}", True),
         "move near": _google(f"{_NEAR}|{_TABLE}|{_PHOTO.format('move_near')}", True),
         "open and close drawer": _google(rf"custom/mk_station_recolor\.urdf|{_DRAWER_PHOTOS}", True),
@@ -60,7 +60,7 @@ NEEDS: Mapping[str, Mapping[str, str]] = {
             rf"custom/mk_station_recolor\.urdf|{_DRAWER_PHOTOS}[abc]0|{_models('baked_apple_v2')}", True
         ),
     },
-    "simplerenv_variant_aggregation": {
+    "simplerenv_google_va": {
         "pick coke can": _google(f"{_CANS}|{_MORE}|{_TABLE}", False),
         "pick coke can, other backgrounds": _google(f"{_CANS}|{_BACKGROUNDS}", False),
         "pick coke can, other tables": _google(f"{_CANS}|{_TABLES}", False),
@@ -71,6 +71,10 @@ NEEDS: Mapping[str, Mapping[str, str]] = {
             rf"custom/mk_station[23]?\.urdf|custom/models/stone|{_ROOM}|{_models('apple')}", False
         ),
         "drawers and apple, other rooms": _google(rf"custom/mk_station\.urdf|{_ROOMS}|{_models('apple')}", False),
+    },
+    "simplerenv_google_va_cameras": {
+        "pick coke can": _google(f"{_CANS}|{_TABLE}", False),
+        "move near": _google(f"{_NEAR}|{_TABLE}", False),
     },
 }
 

@@ -76,7 +76,7 @@ def test_a_missing_stage_disables_the_tasks_that_show_it_and_no_others() -> None
     standings["tasks/google_real2sim_dataset/stages/modern_office_no_roof.glb"] = "absent"
     rows = readiness(standings, tuple(NEEDS))  # pyright: ignore[reportArgumentType]
     assert [(row.suite, row.task) for row in rows if row.lacking] == [
-        ("simplerenv_variant_aggregation", "drawers and apple, other rooms")
+        ("simplerenv_google_va", "drawers and apple, other rooms")
     ]
 
 
