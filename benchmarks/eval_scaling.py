@@ -4,7 +4,7 @@ Rendered: the tabletop with a random policy that is shown one 128 px camera at e
 worker, as always. Sleeping: the world of one dot, each of whose steps sleeps 20 ms. Rows, timings left out, must be
 equal. Processor time is that of the actors, from the moment all are ready, and of the driver.
 
-    python -m benchmarks.eval_scaling [--record] [--rendered 24] [--sleeping 192] [--many 32]
+    python -m benchmarks.eval_scaling [--record] [--rendered 48] [--sleeping 192] [--many 32]
 """
 
 import argparse
@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--rendered", type=int, default=24)
+    parser.add_argument("--rendered", type=int, default=48)
     parser.add_argument("--sleeping", type=int, default=192)
     parser.add_argument("--many", type=int, default=32)
     return parser.parse_args()

@@ -9,12 +9,16 @@ from st4vla.workers.paired import Comparison, MeanOfTasks
 
 
 def comparison_table(result: CompareResult) -> Table:
-    """Give the table: one line a task, all of them last."""
+    """Give the table: one line a task, all of them last; "only" counts the pairs that only A : only B won."""
     table = Table(
-        box=SIMPLE, padding=(0, 1), pad_edge=False, title="success on the same episodes", title_justify="left"
+        title="success on the same episodes; A - B in points",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
     )
-    table.add_column("suite / task")
-    for name in ("A", "B", "pairs", "A only", "B only", "A - B, points", "p", "effect", "more pairs"):
+    table.add_column("suite / task", min_width=14)
+    for name in ("A %", "B %", "pairs", "only", "A - B", "p", "more"):
         table.add_column(name, justify="right", no_wrap=True)
     for group in result.groups:
         table.add_row(*_cells(group), style="bold" if group.name == "all" else None)
@@ -24,28 +28,29 @@ def comparison_table(result: CompareResult) -> Table:
 def _cells(group: Comparison) -> tuple[str, ...]:
     return (
         group.name,
-        f"{100 * group.a.value:.1f} %",
-        f"{100 * group.b.value:.1f} %",
+        f"{100 * group.a.value:.1f}",
+        f"{100 * group.b.value:.1f}",
         str(group.a.total),
-        str(group.only_a),
-        str(group.only_b),
+        f"{group.only_a}:{group.only_b}",
         points(group.difference, group.low, group.high),
-        f"{group.p_value:.3g}",
-        "-" if group.effect != group.effect else f"{group.effect:+.2f}",
-        {None: "-", 0: "decided"}.get(group.more_pairs, str(group.more_pairs)),
+        f"{group.p_value:.1g}",
+        "-" if group.more_pairs is None else str(group.more_pairs),
     )
 
 
 def points(difference: float, low: float, high: float) -> str:
-    """Write "+12.5 [+3.0, +21.0]"."""
-    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    """Write "+12 [+3, +21]"."""
+    return f"{100 * difference:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
 
 
 def verdict(result: CompareResult) -> str:
     """Say in a sentence what is decided."""
     whole = result.groups[-1]
     if whole.verdict != "open":
-        return f"{whole.verdict} on these episodes (McNemar's exact test, p = {whole.p_value:.3g})."
+        return (
+            f"{whole.verdict} on these episodes (McNemar's exact test, p = {whole.p_value:.3g}; effect, Cohen's g, "
+            f"{whole.effect:+.2f})."
+        )
     if whole.more_pairs is None:
         return f"Nothing is decided over {whole.a.total} pairs, and nothing points either way."
     return (
@@ -57,9 +62,8 @@ def verdict(result: CompareResult) -> str:
 def mean_sentence(mean: MeanOfTasks) -> str:
     """Say the mean over tasks."""
     shown = points(mean.difference, mean.low, mean.high)
-    return (
-        f"Mean of {mean.tasks} tasks: A {100 * mean.a:.1f} %, B {100 * mean.b:.1f} %, A - B {shown} points (bootstrap)."
-    )
+    name = "task" if mean.tasks == 1 else "tasks"
+    return f"Mean of {mean.tasks} {name}: A {100 * mean.a:.1f} %, B {100 * mean.b:.1f} %, A - B {shown} (bootstrap)."
 
 
 def print_comparison(result: CompareResult) -> None:

@@ -72,7 +72,7 @@ class Workers:
             world=config.family_name,
             # Where actors differ in the world they need, each builds its own with its first episode.
             first=self._plan[0] if len(keys) == 1 else None,
-            looks=config.films > 0 or config.policy.is_checkpoint,
+            looks=config.films > 0 or config.policy.looks,
             watch=config.watch,
             max_worlds=config.max_worlds,
         )

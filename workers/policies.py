@@ -65,6 +65,11 @@ class PolicySource:
         return self.name not in (RANDOM, EXPERT, REMOTE)
 
     @property
+    def looks(self) -> bool:
+        """Whether it will ask for pictures, as far as one can tell without loading it."""
+        return self.is_checkpoint or self.is_remote or (self.name == RANDOM and bool(self.random.cameras))
+
+    @property
     def title(self) -> str:
         """What to call it before people."""
         return f"remote {self.remote.url}" if self.remote is not None and self.is_remote else self.label or self.name

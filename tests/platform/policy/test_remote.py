@@ -86,7 +86,8 @@ def test_a_gripper_of_another_sign_is_translated(server: Server):
 
 def test_each_episode_has_a_connection_of_its_own(server: Server):
     policy = policy_of(server)
-    ask(policy), ask(policy)
+    ask(policy)
+    ask(policy)
     policy.reset("next")
     ask(policy)
     policy.close()
