@@ -63,7 +63,7 @@ def test_a_recording_replays_within_the_figures(world: SimplerWorld, name: str):
     assert world.instruction == meta["instruction"]
     tool = world.view.tcp
     assert np.linalg.norm(tool.p - data["tcp_pose"][0, :3]) < 1e-4
-    assert degrees_between(tool.q, data["tcp_pose"][0, 3:]) < 0.1
+    assert degrees_between(np.asarray(tool.q), data["tcp_pose"][0, 3:]) < 0.1
     for index, model in enumerate(meta["obj_names"]):
         pose = world.view.pose(model)
         assert np.linalg.norm(pose[:3] - data["obj_pose"][0, index, :3]) < 2e-3
