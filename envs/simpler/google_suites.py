@@ -7,6 +7,7 @@ counts the variant's grid, in the official order, and `case_of` turns it back in
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,7 @@ def _drawer_env(verb: str, name: str) -> str:
     return f"{verb.capitalize()}{name.capitalize()}DrawerCustomInScene-v0"
 
 
+@cache
 def visual_matching() -> Tables:
     """Give the variants of Visual Matching: the four colours of the robot's arm, everywhere."""
     photo, near_photo = pick.OVERLAY, move_near.OVERLAY
@@ -133,6 +135,7 @@ def visual_matching() -> Tables:
     return tables
 
 
+@cache
 def variant_aggregation() -> Tables:
     """Give the scored variants of Variant Aggregation: rooms, tables, lights, distractors."""
     tables: Tables = {task: {} for task in (PICK, MOVE, OPEN, CLOSE, PLACE)}
@@ -153,6 +156,7 @@ def variant_aggregation() -> Tables:
     return tables
 
 
+@cache
 def cameras() -> Tables:
     """Give the camera variants, which the official protocol runs and does not score."""
     tables: Tables = {PICK: {}, MOVE: {}}
