@@ -33,7 +33,7 @@ FIGURES = (
 def main() -> None:
     """Measure, print, and record if asked to."""
     prepare_process()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("folder", nargs="?", default=Path(os.environ.get("ST4VLA_DATA", "")) / "simplerenv_parity")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()

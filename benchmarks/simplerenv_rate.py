@@ -31,7 +31,7 @@ IMAGE_SIZE = 224
 def main() -> None:
     """Measure, print, and record if asked to."""
     prepare_process()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--steps", type=int, default=32)
     options = parser.parse_args()

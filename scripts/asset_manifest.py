@@ -48,7 +48,7 @@ GOOGLE_FILES = (
 
 def main() -> None:
     """Read the command line and write the manifest."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("clones", type=Path)
     clones = parser.parse_args().clones
     sources = []

@@ -15,6 +15,8 @@ from st4vla.envs.simpler.control import PlannedControllerConfig
 from st4vla.envs.simpler.lean import Frames, lean
 from st4vla.envs.simpler.robot import RobotModel, robot_model
 
+NEAR = 0.05  # rad between the fingers, summed, under which their limits are watched
+
 
 class ModelAgent(BaseAgent):
     """A robot built from its model; the concrete classes come from `agent_class`."""
@@ -76,6 +78,11 @@ class ModelAgent(BaseAgent):
             for joint in self.robot.active_joints_map[name]._objs:
                 joint.set_armature(np.array([armature], dtype=np.float32))
         order = [joint.name for joint in self.robot.active_joints]
+        self._meeting, self._near = self.model.meeting or 0.0, False
+        names = self.model.fingers if self.model.meeting is not None else ()
+        self._at = [order.index(name) for name in names]
+        drives = [self.robot.active_joints[index]._objs[0] for index in self._at]
+        self._fingers = [(drive, np.array(drive.limits).tolist()) for drive in drives]
         self.to_ours = np.array([self.model.joints.index(name) for name in order])
         self.to_theirs = np.array([order.index(name) for name in self.model.joints])
 
@@ -85,8 +92,30 @@ class ModelAgent(BaseAgent):
         carrier, pose = self.frame(self.model.tcp_link)
         return self.robot.links_map[carrier].pose * Pose.create(pose, device=self.device)
 
+    def part_fingers(self) -> None:
+        """Give the fingers their own limits back."""
+        for joint, limits in self._fingers:
+            joint.set_limits(limits)
+        self._near = False
+
+    def _keep_fingers_apart(self, robot: Any) -> None:
+        """Let each finger move by half of what is left between them, where they are about to meet."""
+        (one, first), (other, second) = self._fingers
+        qpos = robot.qpos
+        here, there = float(qpos[self._at[0]]), float(qpos[self._at[1]])
+        gap = self._meeting - here - there
+        if gap > NEAR:
+            if self._near:
+                self.part_fingers()
+            return
+        self._near = True
+        one.set_limits([[first[0][0], min(here + gap / 2, first[0][1])]])
+        other.set_limits([[second[0][0], min(there + gap / 2, second[0][1])]])
+
     def before_simulation_step(self) -> None:
         self.controller.before_simulation_step()
+        if self._fingers and not self.scene.gpu_sim_enabled:
+            self._keep_fingers_apart(self.robot._objs[0])
         if self.model.balance_coriolis and not self.scene.gpu_sim_enabled:
             robot = self.robot._objs[0]
             robot.set_qf(robot.compute_passive_force(gravity=False, coriolis_and_centrifugal=True))

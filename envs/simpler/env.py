@@ -177,6 +177,7 @@ class SimplerEnv(BaseEnv):
         robot.set_pose(Pose.create(torch.tensor(poses, dtype=torch.float32, device=self.device)))
         robot.set_joint_drive_targets(batch, robot.active_joints)
         robot.set_joint_drive_velocity_targets(torch.zeros_like(batch), robot.active_joints)
+        self.agent.part_fingers()
         self.agent.controller.reset()
 
     def _set_cabinet(self, layouts: Sequence[Layout]) -> None:

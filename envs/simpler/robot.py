@@ -77,7 +77,9 @@ class RobotModel:
         camera: what the policies see through.
         pads: left and right side of the gripper.
         make_planner: makes its planner (`control.PlannerFactory`).
-        armatures: kg m2 added to a joint's own inertia, so that the solver can hold what is gripped; see there.
+        armatures: kg m2 added to a joint's own inertia, so that the solver can hold what is gripped.
+        meeting: sum of the two fingers' joint positions at which they meet, where the robot's fingers do not collide
+            with each other; None where they do.
         balance_coriolis: whether the forces that the motion itself makes are cancelled at every physics step, as
             gravity always is.
         fingers, open_at, closed_at: the gripper's joints, and where they stand when it is open or closed.
@@ -94,6 +96,7 @@ class RobotModel:
     make_planner: Callable[..., Any]
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
     armatures: Mapping[str, float] = field(default_factory=dict)
+    meeting: float | None = None
     balance_coriolis: bool = True
     fingers: tuple[str, ...] = ()
     open_at: float = 1.0

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def recording(name: str) -> tuple[dict, dict]:
     return data, json.loads(str(data["meta"]))
 
 
-def degrees_between(first: np.ndarray, second: np.ndarray) -> float:
+def degrees_between(first: Any, second: Any) -> float:
     return float(2 * np.degrees(np.arccos(min(1.0, abs(float(np.dot(first, second)))))))
 
 
