@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st4vla.platform.checkpoint import read_policy_yaml
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
 from st4vla.platform.errors import ConfigError
@@ -61,7 +62,7 @@ def main(cfg: Any) -> int:
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.cluster import EngineConfig
 
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings = with_parents_policy(OmegaConf.to_container(cfg, resolve=True))
     run, job = read_run(settings), read_job(settings)
     going_on = remember(run.folder, {key: value for key, value in settings.items() if key not in FREE_KEYS})
     if going_on and (done := finished(run.folder)):
@@ -96,6 +97,15 @@ def train(job: StageJob, run: RunConfig, engine: Any, tell: Any) -> Path:
 
     with connect(engine):
         return fit(job, run, tell)
+
+
+def with_parents_policy(settings: Any) -> dict[str, Any]:
+    """Put the parent's own policy in the place of the preset, where `policy_of_parent` asks for it."""
+    if not settings["policy_of_parent"]:
+        return settings
+    if not settings["parent"]:
+        raise ConfigError("policy_of_parent is true, but there is no parent; name it with parent=FOLDER")
+    return settings | {"policy": read_policy_yaml(Path(settings["parent"]), "st4vla")}
 
 
 def read_run(settings: Mapping[str, Any]) -> RunConfig:

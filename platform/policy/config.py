@@ -203,7 +203,8 @@ class SemanticsConfig:
     The defaults are ours; a checkpoint imported from the public InternVLA-M1 code has every one the other way.
 
     Attributes:
-        attend_padding: the queries also look at padding, as FlashAttention leaves it: seen by no token, seeing none.
+        attend_padding: in a padded batch the queries also look at padding, as FlashAttention leaves it: seen by no
+            token, seeing none. A policy that acts has no padding, whatever this says.
         lowercase: the instruction is lower-cased when the policy acts, though not when it learns.
         verbatim: the instruction goes into the prompt as it is; else white space is tidied and a closing full stop
             gives way to the prompt's own.

@@ -114,8 +114,10 @@ def sample_ddim(
         epsilon = guided_noise(denoiser, x, subset[i], condition, guidance)
         clean = (x - math.sqrt(1 - level) * epsilon) / math.sqrt(level)
         if guides:
-            clean = apply_guides(guides, clean, level)
-            epsilon = (x - math.sqrt(level) * clean) / math.sqrt(1 - level)
+            guided = apply_guides(guides, clean, level)
+            # As (x - sqrt(level) clean) / sqrt(1 - level), but bit for bit the old noise where nothing was changed.
+            epsilon = epsilon + math.sqrt(level / (1 - level)) * (clean - guided)
+            clean = guided
         x = math.sqrt(previous) * clean + math.sqrt(1 - previous) * epsilon
     return x
 

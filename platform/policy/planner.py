@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.config import PlannerConfig
 from st4vla.platform.policy.dense import DenseHead, WhereHead
 from st4vla.platform.policy.planner_build import build_vlm, image_constants
@@ -121,14 +122,21 @@ class Planner(nn.Module):
 
     @torch.no_grad()
     def answer(self, batch: Mapping[str, Tensor], end_id: int, most_tokens: int) -> list[list[int]]:
-        """Decode greedily after the prompt; each row's tokens up to its end of turn."""
+        """Decode greedily after the prompt; each row's tokens up to its end of turn.
+
+        Raises:
+            PolicyError: the numbers are not finite.
+        """
         cache = DynamicCache(config=self.vlm.config.text_config)
         hidden, _ = self.read(batch, cache)
         mask, position = batch["attention_mask"], batch["position_ids"].amax(dim=(0, 2)) + 1
         chosen: list[Tensor] = []
         done = torch.zeros_like(position, dtype=torch.bool)
         for _ in range(most_tokens):
-            token = self.vlm.lm_head(hidden[:, -1]).argmax(-1)
+            logits = self.vlm.lm_head(hidden[:, -1])
+            if not bool(torch.isfinite(logits).all()):
+                raise PolicyError("The planner's answer is not finite; its weights are broken. Load them anew.")
+            token = logits.argmax(-1)
             token = torch.where(done, end_id, token)
             chosen.append(token)
             done |= token == end_id

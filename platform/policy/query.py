@@ -41,7 +41,7 @@ class QueryLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, queries: Tensor, tokens: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
         seen, _ = self.cross_attn(self.norm1(queries), tokens, tokens, key_padding_mask=hidden, need_weights=False)
         queries = queries + seen
         return queries + self.dropout(self.mlp(self.norm2(queries)))
@@ -50,23 +50,20 @@ class QueryLayer(nn.Module):
 class QueryTransformer(nn.Module):
     """Fuse plan [B,L,P] and frame tokens [B,K,D] into the condition [B,Q,C]; each layer reads its own of several."""
 
-    def __init__(self, config: QueryConfig, planner_width: int, attend_padding: bool = False) -> None:
+    def __init__(self, config: QueryConfig, planner_width: int) -> None:
         super().__init__()
         self.grad_scale = config.grad_scale
-        self.attend_padding = attend_padding
         self.proj = nn.Linear(planner_width, config.width)
         self.query_tokens = nn.Parameter(torch.randn(config.queries, config.width) * 0.02)
         self.layers = nn.ModuleList(QueryLayer(config) for _ in range(config.layers))
 
     def forward(self, plan_BLP: Tensor, plan_mask_BL: Tensor, frame_BKD: Tensor) -> Tensor:
-        """`plan_mask_BL` is 1 where the plan has a token and 0 at padding, which no query sees unless told to."""
+        """`plan_mask_BL` is 1 where the plan has a token and 0 at padding, which no query sees."""
         plan: Tensor = ScaleGradient.apply(plan_BLP, self.grad_scale)  # pyright: ignore[reportAssignmentType]
         parts = plan.to(frame_BKD.dtype).split(frame_BKD.shape[-1], dim=-1)
         read = [self.proj(torch.cat([plan_BLD, frame_BKD], dim=1)) for plan_BLD in parts]
-        hidden = None
-        if not self.attend_padding:
-            seen = torch.ones(frame_BKD.shape[:2], dtype=torch.bool, device=frame_BKD.device)
-            hidden = ~torch.cat([plan_mask_BL.bool(), seen], dim=1)
+        seen = torch.ones(frame_BKD.shape[:2], dtype=torch.bool, device=frame_BKD.device)
+        hidden = ~torch.cat([plan_mask_BL.bool(), seen], dim=1)
         queries = self.query_tokens.expand(len(plan), -1, -1)
         for index, layer in enumerate(self.layers):
             queries = layer(queries, read[index % len(read)], hidden)

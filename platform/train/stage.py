@@ -31,6 +31,20 @@ from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, 
 
 logger = logging.getLogger(__name__)
 
+# Settings that a stage may change without any weight losing its place.
+FREE_SETTINGS = (
+    "prompt.",
+    "semantics.",
+    "statistics_key",
+    "control_hz",
+    "query.dropout",
+    "query.grad_scale",
+    "expert.condition_dropout",
+    "expert.noise_draws",
+    "expert.ddim_steps",
+    "expert.guidance",
+)
+
 
 @dataclass(frozen=True)
 class StageJob:
@@ -97,7 +111,10 @@ def parent_kinship(parent: str, policy: PolicyConfig) -> str:
         CheckpointError: not even the planner fits; the settings that differ are listed.
     """
     known = PolicyConfig.from_mapping(read_policy_yaml(Path(parent), "st4vla"))
-    if not (apart := [line for line in differences(known, policy) if not line.startswith("prompt.")]):
+    lines = differences(known, policy)
+    if not (apart := [line for line in lines if not line.startswith(FREE_SETTINGS)]):
+        if lines:
+            logger.warning("policy %s changes settings of parent %s:\n  %s", policy.name, parent, "\n  ".join(lines))
         return "all"
     planner = [line for line in apart if line.startswith(("planner.", "image_size"))]
     if planner:
@@ -131,10 +148,11 @@ def build_policy(job: StageJob, sources: Sources) -> tuple[St4vlaModel, Processo
         tokenizer = build_tokenizer(texts, job.policy.planner.text.vocab_size)
         processor = Processor(job.policy, tokenizer, statistics)
         return St4vlaModel(job.policy, processor.token_ids), processor
-    parent = load_checkpoint(job.parent, parts_ok=True)
+    whole = parent_kinship(job.parent, job.policy) == "all"
+    parent = load_checkpoint(job.parent, parts_ok=True, config=job.policy if whole else None)
     statistics |= kept_statistics(parent.processor.statistics, statistics, job.parent)
     processor = Processor(job.policy, parent.processor.tokenizer, statistics)
-    if parent_kinship(job.parent, job.policy) == "all":
+    if whole:
         return parent.model, processor
     model = St4vlaModel(job.policy, processor.token_ids)
     load_planner(model, job.parent)

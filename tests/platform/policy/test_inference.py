@@ -67,18 +67,14 @@ def test_a_new_frame_under_an_old_plan_still_changes_the_action(model, processor
     assert not np.array_equal(first, other)
 
 
-def test_a_changed_instruction_and_a_reset_ask_for_a_new_plan(model, processor, observations):
+def test_a_changed_instruction_and_a_reset_ask_for_a_new_plan(model, processor, observations, monkeypatch):
     policy = St4vlaPolicy(model, processor, InferenceConfig(plan_period_s=9), clock=lambda: 0.0)
-    calls = []
-    plan = model.plan_and_point
-    model.plan_and_point = lambda batch: calls.append(1) or plan(batch)
-    try:
-        for observation in (observations[0], observations[0], observations[1]):
-            policy.act([observation], ["a"], [(0, 0)])
-        policy.reset("a")
-        policy.act([observations[1]], ["a"], [(0, 0)])
-    finally:
-        del model.plan_and_point
+    calls, plan = [], policy.engine.plan
+    monkeypatch.setattr(policy.engine, "plan", lambda *given: calls.append(1) or plan(*given))
+    for observation in (observations[0], observations[0], observations[1]):
+        policy.act([observation], ["a"], [(0, 0)])
+    policy.reset("a")
+    policy.act([observations[1]], ["a"], [(0, 0)])
     assert len(calls) == 3
 
 
