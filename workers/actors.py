@@ -13,7 +13,8 @@ from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus
 from st4vla.workers.demonstrate import BLIND
 from st4vla.workers.inference import ActorClient, BatchConfig, InferenceServer, LocalClient, PolicyClient
 from st4vla.workers.policies import PolicySource
-from st4vla.workers.rollout import Rollout, RolloutOptions, RolloutWorker, World, failed_result
+from st4vla.workers.pooled import RolloutWorker
+from st4vla.workers.rollout import Rollout, RolloutOptions, World, failed_result
 from st4vla.workers.watchdog import Stalled, WatchConfig, Watchdog
 from st4vla.workers.worlds import family, warm_up
 

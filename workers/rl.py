@@ -252,7 +252,8 @@ def evaluate_policy(checkpoint: Path, config: RlConfig) -> Rate:
         EnvError: an episode ended by anything but success or the time.
     """
     from st4vla.workers.inference import LocalClient
-    from st4vla.workers.rollout import RolloutOptions, RolloutWorker
+    from st4vla.workers.pooled import RolloutWorker
+    from st4vla.workers.rollout import RolloutOptions
     from st4vla.workers.worlds import family
 
     tabletop = family("tabletop")

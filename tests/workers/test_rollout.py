@@ -8,11 +8,11 @@ from st4vla.platform.contracts import ActionChunk, EpisodeSpec, PolicySpec
 from st4vla.platform.errors import ConfigError, PolicyError, WorkerLost
 from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
 from st4vla.workers.inference import LocalClient
+from st4vla.workers.pooled import RolloutWorker
 from st4vla.workers.rollout import (
     Recording,
     Rollout,
     RolloutOptions,
-    RolloutWorker,
     check_chunk,
     run_episode,
     time_budget,

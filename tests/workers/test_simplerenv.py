@@ -16,7 +16,8 @@ from st4vla.workers.inference import LocalClient
 from st4vla.workers.ledger import make_row, without_timings
 from st4vla.workers.official import official_tables, published
 from st4vla.workers.policies import PolicySource
-from st4vla.workers.rollout import RolloutOptions, RolloutWorker
+from st4vla.workers.pooled import RolloutWorker
+from st4vla.workers.rollout import RolloutOptions
 from st4vla.workers.worlds import SIMPLER_SUITES, family
 
 SPEC = PolicySpec((), 128, 0, 7, 4, 5.0, "")
