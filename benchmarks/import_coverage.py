@@ -5,13 +5,15 @@
 The names and shapes are written down here from the public code, not taken from the importer; the planner's are those
 of transformers' own Qwen2.5-VL-3B. Each tensor is one number seen from every place, so that the file is small. For both
 generations of planner names, with and without the output layer. `--write` saves a run of whole tensors (8 GB), imports
-it, and tells the memory that took.
+and loads it, and tells the memory that took.
 """
 
 import argparse
 import json
-import resource
+import math
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.results import record
+from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.policy.tokenizer import build_tokenizer
 from st4vla.platform.published.bring_in import ImportConfig, bring_in, prepare_run
 
@@ -178,13 +181,55 @@ def coverage(folder: Path, generation: str, output_layer: bool, layers: int) -> 
 
 
 def import_whole(folder: Path) -> None:
-    """Save a run of whole tensors, import it, and print the sizes of file and memory."""
+    """Save a run of whole tensors, import it and load it, and print sizes and the most memory that was our own.
+
+    Pages of a mapped file count as a process' memory, too, but the system takes them back as it likes.
+    """
     shapes = published_shapes("flat", output_layer=False)
-    run = write_run(folder / "run", {n: torch.zeros(s, dtype=torch.bfloat16) for n, s in shapes.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    blank = folder / "zeros"
+    with open(blank, "wb") as file:
+        file.truncate(2 * max(math.prod(shape) for shape in shapes.values()))
+    state = {n: torch.from_file(str(blank), size=math.prod(s), dtype=torch.bfloat16).view(s) for n, s in shapes.items()}
+    run = write_run(folder / "run", state)
+    del state
+    blank.unlink()
     size = next((run / "checkpoints").iterdir()).stat().st_size
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"saved {size / 2**30:.2f} GiB, peak memory {before / 2**20:.2f} GiB")
-    bring_in(str(run), folder / "ours", ImportConfig(base_vlm=str(write_base(folder / "base"))))
+    before, began = own_memory(), time.monotonic()
+    with Watch() as watch:
+        bring_in(str(run), folder / "ours", ImportConfig(base_vlm=str(write_base(folder / "base"))))
+    print(f"imported {size / 2**30:.2f} GiB in {time.monotonic() - began:.0f} s", end="; ")
+    print(f"own memory rose from {before / 2**20:.2f} to {watch.most / 2**20:.2f} GiB")
+    began = time.monotonic()
+    with Watch() as watch:
+        load_checkpoint(folder / "ours", dtype=torch.bfloat16)
+    print(f"loaded in {time.monotonic() - began:.0f} s; own memory {watch.most / 2**20:.2f} GiB at most")
+
+
+def own_memory() -> int:
+    """Give this process' anonymous memory in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+class Watch:
+    """Look at this process' memory ten times a second."""
+
+    most = 0
+
+    def __enter__(self) -> "Watch":
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.look, daemon=True)
+        self.thread.start()
+        return self
+
+    def look(self) -> None:
+        while not self.over.wait(0.1):
+            self.most = max(self.most, own_memory())
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
 
 
 def main() -> None:

@@ -58,6 +58,12 @@ def save_folder(
     return folder
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise CheckpointError where a folder that somebody named by hand holds anything that would be lost."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise CheckpointError(f"{folder} is there already; choose another folder or remove it.")
+
+
 @contextmanager
 def whole_folder(folder: Path, needed_bytes: int) -> Iterator[Path]:
     """Give a hidden folder to fill; rename it to `folder` when that went well, remove it otherwise."""

@@ -32,4 +32,4 @@ class FrameEncoder(nn.Module):
     def patches(self, images: Tensor) -> Tensor:
         """Give the normalised patch tokens [N,K,C] of uint8 images [N,3,H,W]."""
         pixels = (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
-        return self.dino(pixels)
+        return self.dino(pixels.to(self.widen.weight.dtype))

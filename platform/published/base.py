@@ -75,6 +75,8 @@ def resolve(named: str) -> str:
     Raises:
         CheckpointError: it is a path that is not here, and tells no model.
     """
+    if not named:
+        raise CheckpointError("The checkpoint names no base_vlm; give base_vlm=FOLDER or a public name.")
     if Path(named).is_dir() or (REPO_NAME.fullmatch(named) and not named.startswith(".")):
         return named
     for part in reversed(Path(named).parts):

@@ -21,7 +21,7 @@ from torch import Tensor
 from st4vla.platform.data.statistics import EmbodimentStatistics, statistics_to_text
 from st4vla.platform.errors import CheckpointError, ConfigError
 from st4vla.platform.policy.config import PolicyConfig
-from st4vla.platform.policy.folder import STATISTICS, Lineage, save_folder
+from st4vla.platform.policy.folder import STATISTICS, Lineage, refuse_existing, save_folder
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.settings import plain
 from st4vla.platform.published.base import SMALL_FILES, BaseModel, open_base, read_base
@@ -81,10 +81,12 @@ def bring_in(source: str, out: str | Path, options: ImportConfig | None = None) 
     """Import a published run (a folder, a .pt in it, hf:REPO) or a plain Qwen-VL folder; give our folder.
 
     Raises:
-        CheckpointError: something is missing, does not fit (all of it is listed), is not finite, or cannot be reached.
+        CheckpointError: something is missing, does not fit (all of it is listed), is not finite, or cannot be reached;
+            or `out` is there already.
         ConfigError: a setting of `options` is out of range.
     """
     options = options or ImportConfig()
+    refuse_existing(Path(out))
     prepared = prepare_planner(source, options) if is_planner(source) else prepare_run(source, options)
     return save(Path(out), prepared, options)
 

@@ -2,7 +2,7 @@
 
 The names are those of the public InternVLA-M1 code. The planner's come in two generations: transformers up to 4.51
 said `visual` and `model`, later ones say `model.visual` and `model.language_model`; DINOv2's own code keeps query,
-key and value in one tensor, transformers in three.
+key and value in one tensor, ours in three.
 """
 
 import re
@@ -31,14 +31,13 @@ DINO_STEMS = {
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "layernorm": "norm",
 }
-DINO_LAYER = re.compile(r"(?:encoder\.)?layers?\.(\d+)\.(.*)")
+DINO_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.*)")
+DINO_ATTENTION = re.compile(r"attention\.[qkv]_proj\.(weight|bias)")
 DINO_PARTS = {
     "attention.o_proj": "attn.proj",
-    "attention.output.dense": "attn.proj",
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-DINO_ATTENTION = re.compile(r"attention\.(?:attention\.)?(q_proj|k_proj|v_proj|query|key|value)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,11 @@ def planner_name(name: str, generation: Generation) -> str:
 
 
 def dino_name(name: str) -> str:
-    """Name a tensor of transformers' DINOv2 as DINOv2's own code does."""
+    """Name a tensor of our DINOv2 as its own code does."""
     if match := DINO_LAYER.fullmatch(name):
         index, part = match.groups()
         if attention := DINO_ATTENTION.fullmatch(part):
-            return f"blocks.{index}.attn.qkv.{attention[2]}"
+            return f"blocks.{index}.attn.qkv.{attention[1]}"
         return f"blocks.{index}.{renamed(part, DINO_PARTS)}"
     return renamed(name, DINO_STEMS)
 

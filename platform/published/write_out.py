@@ -26,6 +26,7 @@ from st4vla.platform.policy.folder import (
     read_lineage,
     read_policy_yaml,
     read_tensors,
+    refuse_existing,
     whole_folder,
 )
 from st4vla.platform.policy.hollow import without_weights
@@ -47,9 +48,11 @@ def write_out(folder: str | Path, out: str | Path) -> Path:
     """Write a checkpoint folder as a published run, or as a plain Qwen-VL folder if it has a planner only.
 
     Raises:
-        CheckpointError: it holds what the published layout has no place for, all listed, or cannot be written.
+        CheckpointError: it holds what the published layout has no place for, all listed, or cannot be written, or
+            `out` is there already.
     """
     folder, out = Path(folder), Path(out)
+    refuse_existing(out)
     config = PolicyConfig.from_mapping(read_policy_yaml(folder, "st4vla"))
     tensors = read_tensors(folder)
     if all(name.startswith("planner.") for name in tensors):
@@ -81,7 +84,8 @@ def write_planner(folder: Path, out: Path, config: PolicyConfig, tensors: Mappin
     """Write a planner as transformers' from_pretrained reads it."""
     origin = read_origin(folder)
     tokenizer = read_tokenizer(folder)
-    state = published_state(config, tensors, {"planner_names": "flat", **origin}, "", folder, parts=("planner",))
+    names = {"planner_names": "flat" if config.planner.kind == "qwen2_5_vl" else "nested"}
+    state = published_state(config, tensors, names | origin, "", folder, parts=("planner",))
     values = origin.get("config")
     if values is None:
         built = build_config(config.planner, Processor(config, tokenizer).token_ids)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from st4vla.platform.checkpoint import load_checkpoint, load_policy, save_checkpoint
 from st4vla.platform.errors import CheckpointError
@@ -113,6 +113,37 @@ def test_the_planner_of_a_run_goes_out_as_transformers_reads_it(tmp_path, import
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(out)
     theirs = original.qwen_vl_interface.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_qwen3_vl_model_comes_in_and_goes_out(tmp_path, base_folder):
+    torch.manual_seed(0)
+    text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 512, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    vision = {"depth": 3, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4, "out_hidden_size": 64}
+    grid = {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    config = Qwen3VLConfig(text_config=text | heads | {"rope_parameters": rope}, vision_config=vision | grid)
+    config.tie_word_embeddings = True
+    model = Qwen3VLForConditionalGeneration(config)
+    model.save_pretrained(tmp_path / "plain")
+    for path in base_folder.iterdir():
+        if path.name != "config.json":
+            (tmp_path / "plain" / path.name).write_bytes(path.read_bytes())
+    ours = bring_in(str(tmp_path / "plain"), tmp_path / "ours")
+    out = write_out(ours, tmp_path / "out")
+    again = Qwen3VLForConditionalGeneration.from_pretrained(out).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+    fresh = load_checkpoint(ours, parts_ok=True).model.planner
+    assert fresh.config.vision.deep_layers == (0, 1) and fresh.config.text.rope_theta == 5e6
+
+
+def test_a_folder_that_is_there_is_never_replaced(tmp_path, imported, run_folder, options):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years")
+    with pytest.raises(CheckpointError, match="thesis is there already"):
+        write_out(imported, tmp_path / "thesis")
+    with pytest.raises(CheckpointError, match="thesis is there already"):
+        bring_in(str(run_folder), tmp_path / "thesis", options)
 
 
 def test_shards_are_read_as_one(tmp_path, plain_folder, original):

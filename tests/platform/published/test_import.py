@@ -65,12 +65,8 @@ def test_every_published_tensor_is_accounted_for(imported, run_folder):
 
 def test_the_weights_are_the_published_ones_to_the_bit(imported, run_folder):
     state, ours = torch.load(run_folder / WEIGHTS, weights_only=True), read_tensors(imported)
-    layer = "frame_encoder.dino.encoder.layer.1.attention"
-    names = [
-        name for name in ours if name.startswith("frame_encoder.dino") and "1.attention" in name and "weight" in name
-    ]
-    query = next(name for name in names if "q_proj" in name or "query" in name)
-    assert torch.equal(ours[query], state["dino_encoder.body.blocks.1.attn.qkv.weight"][:128]), layer
+    query = ours["frame_encoder.dino.encoder.layer.1.attention.q_proj.weight"]
+    assert torch.equal(query, state["dino_encoder.body.blocks.1.attn.qkv.weight"][:128])
     assert torch.equal(ours["query_transformer.query_tokens"], state["layer_qformer.query_tokens"])
 
 
@@ -251,6 +247,23 @@ def test_the_imported_policy_acts_for_either_embodiment_in_numbers_of_its_own(im
     assert chunk.actions.shape == (4, 7) and set(np.unique(chunk.actions[:, 6])) <= {0.0, 1.0}
     assert (chunk.actions[:, :6] >= stats.q01[:6] - 1e-6).all() and (chunk.actions[:, :6] <= stats.q99[:6] + 1e-6).all()
     assert policy.spec.rotation_form == "euler_xyz"
+
+
+def test_narrow_weights_act_close_to_wide_ones(imported):
+    image = np.full((90, 120, 3), 120, np.uint8)
+    seen = [Observation({"third_person": image}, None, "Pick UP the red cube.")]
+    policies = [load_policy(imported, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    with torch.no_grad():
+        plans = [policy.plan(seen)[0].hidden.float() for policy in policies]  # pyright: ignore[reportAttributeAccessIssue]
+    assert (plans[0] - plans[1]).abs().mean() < 0.05 * plans[0].abs().mean()
+    assert all(np.isfinite(policy.act(seen, ["a"], [(0, 0)])[0].actions).all() for policy in policies)
+
+
+def test_a_run_that_names_no_base_asks_for_one(tmp_path, run, options):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["framework"]["qwenvl"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "names no base_vlm; give base_vlm=FOLDER" in refusal(run, replace(options, base_vlm=""), tmp_path)
 
 
 def test_the_gripper_of_wider_actions_is_their_last_column(tmp_path):
