@@ -1,13 +1,16 @@
 """`st4vla checkpoint` brings in, writes out and shows; an imported policy is trained on like any other."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.cli import main
+from st4vla.platform.policy.config import PromptConfig, SemanticsConfig
 from st4vla.platform.published.command import facts_of
 from st4vla.platform.published.summary import summarise
+from st4vla.platform.train.stage import parent_kinship
 
 TOLD = (
     "settings={expert: {layers: 2, width: 64, heads: 4}, vision: {layers: 2, width: 128, heads: 2, position_px: 154}}"
@@ -49,6 +52,17 @@ def test_a_summary_tells_counts_semantics_scaling_and_lineage(imported):
     facts = facts_of(found)
     assert facts["semantics"] == "attend_padding True, lowercase True, verbatim True, rotation euler, grad_scale 1.0"
     assert facts["acts for"] == "oxe_bridge" and '"mapped"' in facts["notes"]
+
+
+def test_changed_semantics_keep_all_weights_and_a_changed_expert_keeps_the_planner(imported):
+    config = load_checkpoint(imported).model.config
+    ours = replace(
+        config, semantics=SemanticsConfig(), prompt=PromptConfig(), query=replace(config.query, grad_scale=0.5)
+    )
+    assert parent_kinship(str(imported), ours) == "all"
+    assert parent_kinship(str(imported), replace(config, expert=replace(config.expert, layers=3))) == "planner"
+    again = load_checkpoint(imported, config=ours).model
+    assert again.query_transformer.grad_scale == 0.5 and again.config.semantics == SemanticsConfig()
 
 
 @pytest.mark.slow
