@@ -21,6 +21,8 @@ from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
 from st4vla.serve.keys import KeyMap
 from st4vla.serve.models import ModelRef, resolve
 from st4vla.serve.post import PostConfig
+from st4vla.serve.recorder_config import RecorderConfig
+from st4vla.serve.recorder_shelf import Shelf, finish
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,17 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[list[ModelRef
             if engine.address == LOCAL:
                 serve.delete(NAME)
                 serve.shutdown()
+                if post.watch.record:
+                    finish_recordings(post.watch.recorder)
+
+
+def finish_recordings(config: RecorderConfig) -> None:
+    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
+    told: list[Mapping[str, Any]] = []
+    waiting = finish(Shelf(config, "", told.append))
+    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
+    if waiting:
+        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
 
 
 def main(cfg: Any) -> None:
