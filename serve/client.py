@@ -116,9 +116,8 @@ class RobotClient:
             WireError: "unavailable", or the server turned the key away.
             ConfigError: the server's policy does not fit the embodiment.
         """
-
         until = time.monotonic() + timeout_s
-        while not self.metadata:
+        while not self.stats.connections:
             self.receive()
             self._raise_fatal()
             if time.monotonic() > until:
@@ -179,10 +178,10 @@ class RobotClient:
             self._forget_motion()
             self._hold("stopped", self._stopped)
             return Command(None, "stopped")
-        if self._may_execute():
+        if self._may_execute() and (action := self._limited(self._queue.pop())) is not None:
             self._is_late = False
             self.stats.executed += 1
-            return Command(self._limited(self._queue.pop()), "chunk")
+            return Command(action, "chunk")
         if self._queue.executed and self.config.chunking == "realtime":
             self.stats.late += 1
             self._hold("late", "the chunk is used up and the next is not there")
@@ -254,9 +253,14 @@ class RobotClient:
             return False
         return self.config.chunking == "realtime" or self._queue.cursor < self.config.execute_steps
 
-    def _limited(self, action: np.ndarray) -> np.ndarray:
+    def _limited(self, action: np.ndarray) -> np.ndarray | None:
+        """Clamp the next action; what no limit can make sense of ends the chunk, and gives None."""
         assert self._motion is not None
-        limited = self._limits.limit(self._motion, action[None])
+        try:
+            limited = self._limits.limit(self._motion, action[None])
+        except WireError as error:
+            self._queue.clear()
+            return self._drop(str(error))
         self._motion, self._last_action = limited.motions[-1], limited.actions[0]
         for clamp in limited.clamps:
             self.stats.clamps += 1
@@ -324,9 +328,9 @@ class RobotClient:
         self.delay.add(self.stats.steps - asked.step)
         if self.config.deadline_ms and 1000 * took_s > self.config.deadline_ms:
             return self._drop(f"the answer took {1000 * took_s:.0f} ms")
-        standing = self._motion or self._limits.standing(None)
+        assert self._motion is not None
         try:
-            rows = self._limits.usable(standing, np.asarray(message.get("actions")))
+            rows = self._limits.usable(self._motion, np.asarray(message.get("actions")))
         except WireError as error:
             return self._drop(str(error))
         self.last_reply = message

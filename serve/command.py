@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,8 +69,16 @@ def check_doors(config: ServeConfig) -> bool:
     return bool(keys)
 
 
+@dataclass(frozen=True)
+class Application:
+    """What is being served; `renew` replaces every replica by a new one, one after another, with the same models."""
+
+    models: tuple[ModelRef, ...]
+    renew: Callable[[], None]
+
+
 @contextmanager
-def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[list[ModelRef]]:
+def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     """Serve for the length of a `with` block; on a cluster the application stays behind, the gate does not."""
     import ray
     from ray import serve
@@ -86,10 +94,15 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[list[ModelRef
         ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
         post = replace(config.post, watch=config.post.watch.absolute())
         deploy(post, config.scale, folder, config.serve_host, port)
+
+        def renew() -> None:
+            ray.get(control.renew.remote())
+            deploy(post, config.scale, folder, config.serve_host, port)
+
         gate = Gate(config.gate, port, folder, config.post.limits.max_bytes)
         gate.open()
         try:
-            yield found
+            yield Application(tuple(found), renew)
         finally:
             gate.close()
             if engine.address == LOCAL:
@@ -114,9 +127,9 @@ def main(cfg: Any) -> None:
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     config, engine = config_of(settings), EngineConfig(**settings["engine"])
-    with serving(config, engine) as found:
-        _announce(config, found)
-        wait_for_the_end()
+    with serving(config, engine) as application:
+        _announce(config, application.models)
+        wait_for_the_end(application.renew)
 
 
 def config_of(settings: Mapping[str, Any]) -> ServeConfig:
@@ -142,13 +155,17 @@ def key_map(settings: Mapping[str, Any]) -> KeyMap:
     return KeyMap(**{**settings, "state": tuple(settings["state"])})
 
 
-def wait_for_the_end() -> None:
-    """Return at the first interrupt or request to terminate."""
-    ended = threading.Event()
+def wait_for_the_end(renew: Callable[[], None]) -> None:
+    """Return at the first interrupt or request to terminate; a hang-up signal renews the application."""
+    ended, renewing = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
+    signal.signal(signal.SIGHUP, lambda *_: renewing.set())
     while not ended.wait(0.5):
-        pass
+        if renewing.is_set():
+            renewing.clear()
+            renew()
+            log.info("every replica was replaced")
 
 
 def _announce(config: ServeConfig, found: Sequence[ModelRef]) -> None:

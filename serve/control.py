@@ -102,6 +102,11 @@ class Control:
         base = old or State(routes)
         return await self._become(replace(base, routes=routes, generation=base.generation + 1))
 
+    async def renew(self) -> State:
+        """Start a deployment of the same models: the generation after the last."""
+        state = self._current()
+        return await self._become(replace(state, generation=state.generation + 1))
+
     async def watch(self, revision: int, wait_s: float = 10.0) -> State | None:
         """Give the state as soon as it is newer than `revision`; None when it is not within `wait_s`."""
         deadline = time.monotonic() + wait_s

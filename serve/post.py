@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 REPORT_S = 1.0
 FOLLOW_RETRY_S = 1.0
 LONGEST_START_S = 600.0
+# Serve ends every connection RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S after it has taken a process out.
+LONGEST_LEAVE_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Post:
             function_of(page)(self.doors.app, self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._own_address = ""
+        self._generation = 0
+        self._leaving_since: float | None = None
 
     async def start(self) -> None:
         """Follow the control record, and return once a model is loaded.
@@ -208,6 +213,7 @@ class Post:
             "refused": dict(self.desk.totals.refused),
             "draining": self.lines.is_draining,
             "revision": self.desk.state.revision,
+            "generation": self._generation,
         }
 
     def _waiting(self) -> int:
@@ -252,6 +258,7 @@ class Post:
                 continue
             if state is not None and state.revision != revision:
                 revision = state.revision
+                self._generation = self._generation or state.generation
                 self._spawn(self.desk.follow(state))
 
     async def _look_after(self) -> None:
@@ -264,9 +271,27 @@ class Post:
                 log.debug("no report was taken: %s", type(error).__name__)
             self.house.sessions.forget_old()
             await self.lines.end_silent()
-            if not self.lines.is_draining and await asyncio.to_thread(is_draining, self._own_address):
+            if not self.lines.is_draining and await self._must_leave():
                 log.info("draining: every connection is closed behind its answer")
                 self._spawn(self.lines.drain())
+
+    async def _must_leave(self) -> bool:
+        """Say whether to let go of the connections: Serve has taken this process out, and another can take them.
+
+        A robot that is let go of too early lands at a process that is replaced next, and is let go of twice.
+        """
+        if self._leaving_since is None:
+            if not await asyncio.to_thread(is_draining, self._own_address):
+                return False
+            self._leaving_since = time.monotonic()
+        if time.monotonic() - self._leaving_since > LONGEST_LEAVE_S:
+            return True
+        try:
+            replicas = (await self._control.call("status"))["replicas"]
+        except Exception as error:  # as in `_follow`
+            log.debug("no status was given: %s", type(error).__name__)
+            return False
+        return any(one["generation"] > self._generation and one["production"] for one in replicas.values())
 
 
 def is_draining(address: str) -> bool:

@@ -87,7 +87,7 @@ def main(cfg: Any) -> None:
     drive = DriveConfig(**{name: settings[name] for name in DriveConfig.__dataclass_fields__})
     client = ClientConfig(api_key=read_key(settings["key_file"]), **settings["client"])
     log = InterventionLog(Path(settings["run_dir"]) / "interventions.jsonl")
-    robot = RobotClient(client, Embodiment.load(settings["embodiment"]), interventions=log)
+    robot = RobotClient(client, Embodiment.load(settings["embodiment_from"]), interventions=log)
     worlds = family(drive.world)
     world = warm_up(worlds, drive.task, pictures=True)
     try:

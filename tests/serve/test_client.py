@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,10 +17,11 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve
 
+from st4vla.platform.contracts import Observation
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import KEY, metadata
 from st4vla.serve.client import ClientConfig, RobotClient
-from st4vla.serve.embodiment import Embodiment
+from st4vla.serve.embodiment import Embodiment, Part
 from st4vla.serve.interventions import InterventionLog, read_log
 from st4vla.serve.link import Connected, Lost, Refused, Reply
 from st4vla.serve.point_robot import PointRobot
@@ -155,6 +159,21 @@ def test_an_answer_that_cannot_be_executed_is_dropped_and_the_robot_holds(action
     link.tell(Reply(1, {"actions": actions}))
     assert client.tick(robot.observe).action is None
     assert client.stats.dropped_replies == 1 and robot.applied == []
+
+
+def test_an_absolute_chunk_that_runs_away_from_a_slowed_robot_is_ended_and_not_raised(tmp_path):
+    rail = Embodiment("rail", 20.0, (Part("x", 0, 1, "m", "absolute", 0, (), (), (0.1,), (0.5,)),), state_dim=1)
+    link = ScriptedLink(told={})
+    client = RobotClient(ClientConfig(), rail, link, clock=lambda: 0.0)  # pyright: ignore[reportArgumentType]
+
+    def observe():
+        return Observation({}, np.zeros(1, np.float32), "go")
+
+    client.tick(observe)
+    link.tell(Reply(1, {"actions": np.arange(1, 9, dtype=np.float32)[:, None] * 0.02}))
+    whys = [client.tick(observe).why for _ in range(8)]
+    assert whys[0] == "chunk" and "braking" in whys
+    assert client.stats.clamps > 0 and client.stats.dropped_replies == 1
 
 
 def test_a_lost_connection_is_gone_on_with_under_the_same_session():
@@ -331,6 +350,40 @@ def test_a_key_that_is_turned_away_is_not_tried_again():
                 client.wait_until_connected(20)
         server.shutdown()
     assert caught.value.kind == "unauthorized" and client.stats.losses == 0
+
+
+def test_a_server_behind_tls_is_trusted_by_its_certificate_alone(tmp_path):
+    certificate, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serve(serve_connection, "127.0.0.1", 0, ssl=context, compression=None) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"wss://127.0.0.1:{server.socket.getsockname()[1]}"
+        with RobotClient(ClientConfig(url=url, ca_file=str(certificate)), POINT) as client:
+            assert client.wait_until_connected(20)["action_dim"] == 7
+        with RobotClient(ClientConfig(url=url), POINT) as client, pytest.raises(WireError, match="CERTIFICATE"):
+            client.wait_until_connected(1)
+        server.shutdown()
+
+
+def self_signed(folder):
+    """Write a certificate for 127.0.0.1 and its key."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "robots")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+    made = made.not_valid_after(now + datetime.timedelta(days=1)).add_extension(address, False)
+    made = made.sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8
+    plain = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(plain)
+    return folder / "cert.pem", folder / "key.pem"
 
 
 def test_the_key_is_never_shown():

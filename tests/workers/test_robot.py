@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve
 
+from st4vla.platform.arguments import parse_arguments
+from st4vla.platform.cli import compose_command, find_command
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.wire import openpi
@@ -71,3 +73,10 @@ def test_the_key_is_read_from_a_file_or_from_the_environment(tmp_path: Path, mon
     assert read_key(str(tmp_path / "arm.key")) == "abc" and read_key(None) == "def"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_key(str(tmp_path / "none.key"))
+
+
+def test_the_command_takes_an_embodiment_file():
+    spec = find_command("robot")
+    words = ["ws://127.0.0.1:9", "embodiment=my_arm.yaml"]
+    cfg = compose_command("robot", parse_arguments(spec, words).overrides)
+    assert (cfg.client.url, cfg.embodiment_from) == ("ws://127.0.0.1:9", "my_arm.yaml")
