@@ -342,9 +342,7 @@ def test_draining_closes_connections_behind_their_answers(tmp_path: Path) -> Non
             urllib.request.urlopen(f"http://127.0.0.1:{running.port}/readyz")
 
 
-def test_the_policys_own_trouble_is_told_without_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_policys_own_trouble_is_told_without_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with a_post(tmp_path) as running, running.ws() as line:
         line.recv()
 
