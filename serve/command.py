@@ -24,6 +24,8 @@ from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
 from st4vla.serve.keys import KeyMap
 from st4vla.serve.models import ModelRef, resolve
 from st4vla.serve.post import PostConfig
+from st4vla.serve.recorder_config import RecorderConfig
+from st4vla.serve.recorder_shelf import Shelf, finish
 
 log = logging.getLogger(__name__)
 LONGEST_FINISH_S = 20.0
@@ -113,6 +115,8 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     for proxy in proxies:
         with suppress(psutil.NoSuchProcess):
             proxy.terminate()
+    if engine.address == LOCAL and post.watch.record:
+        finish_recordings(post.watch.recorder)
 
 
 def let_finish(control: Any) -> None:
@@ -135,6 +139,15 @@ def let_finish(control: Any) -> None:
 def own_proxies() -> list[psutil.Process]:
     """Find the HAProxies that Serve started below this process; Ray does not end them with their actors."""
     return [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
+
+
+def finish_recordings(config: RecorderConfig) -> None:
+    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
+    told: list[Mapping[str, Any]] = []
+    waiting = finish(Shelf(config, "", told.append))
+    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
+    if waiting:
+        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
 
 
 def main(cfg: Any) -> None:
