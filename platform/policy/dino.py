@@ -29,7 +29,8 @@ class PatchEmbeddings(nn.Module):
         n, channels, height, width = pixels.shape
         rows, columns = height // self.patch, width // self.patch
         cut = pixels.view(n, channels, rows, self.patch, columns, self.patch).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(cut.reshape(n, rows * columns, -1), self.projection.weight.flatten(1), self.projection.bias)
+        weight, bias = self.projection.weight, self.projection.bias
+        return F.linear(cut.reshape(n, rows * columns, -1).to(weight.dtype), weight.flatten(1), bias)
 
 
 class Embeddings(nn.Module):

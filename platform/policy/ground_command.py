@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
+import st4vla.platform.policy as policy
 from st4vla.platform.contracts import FrameAnnotation, GroundingKind, Spatial
 from st4vla.platform.data.draw import draw_frame
 from st4vla.platform.errors import ConfigError, DataError
@@ -54,7 +54,8 @@ def main(cfg: Mapping[str, Any]) -> None:
     given = {name: cfg[name] for name in names if cfg.get(name) is not None}
     config = GroundConfig(image=str(cfg["image"] or ""), question=str(cfg["question"] or ""), **given)
     image, (answer,) = read_image(config.image), ask(config)
-    written = draw_answer(image, answer.places, Path(config.out))
+    matched = () if answer.matched is None else (Spatial("matched", points=(answer.matched,)),)
+    written = draw_answer(image, (*answer.places, *matched), Path(config.out))
     Console().print(answer_table(config, answer))
     Console().print(f"{written}", soft_wrap=True)
 
@@ -64,7 +65,7 @@ def ask(config: GroundConfig) -> list[Answer]:
     from st4vla.platform.checkpoint import load_checkpoint
 
     image = read_image(config.image)
-    folder = config.checkpoint or str(files("st4vla.platform.policy") / ".." / "base")
+    folder = config.checkpoint or Path(policy.__path__[0]).parent / "base"
     checkpoint = load_checkpoint(folder, parts_ok=True, device=config.device)
     words = config.question
     if config.kind is not None:
@@ -127,6 +128,8 @@ def answer_table(config: GroundConfig, answer: Answer) -> Table:
         for kind, listed in (("points", place.points), ("trace", place.trajectory)):
             if listed:
                 table.add_row(f"{kind} {place.label}".strip(), " ".join(f"({x:.1f}, {y:.1f})" for x, y in listed))
+    if answer.matched is not None:
+        table.add_row("matched", f"({answer.matched[0]:.1f}, {answer.matched[1]:.1f})")
     if not answer.places:
         table.add_row("places", "none could be read from the answer")
     return table

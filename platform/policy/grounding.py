@@ -1,13 +1,15 @@
 """Ask System 2 about images in words, and read the boxes, points and trajectories out of what it answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from st4vla.platform.contracts import Spatial
+from st4vla.platform.contracts import Point, Spatial
 from st4vla.platform.errors import PolicyError
+from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.spatial import Shape, SpatialParseError, read_all
@@ -22,10 +24,13 @@ class Answer:
     Attributes:
         text: its words.
         places: every box, list of points or trajectory that could be read, in order; possibly none.
+        matched: the point with which a planner that was trained by the dense loss matches the question's end, a better
+            guide in a small one than its words (docs/decisions/0004); None for others.
     """
 
     text: str
     places: tuple[Spatial, ...] = ()
+    matched: Point | None = None
 
     @property
     def spatial(self) -> Spatial | None:
@@ -63,7 +68,19 @@ def ground(
     device = next(model.parameters()).device
     batch = {name: part.to(device) for name, part in processor.encode_questions(images, asked).items()}
     rows = model.planner.answer(batch, processor.token_ids["end"], most_tokens)
-    return [read_answer(processor, row, image, shape) for row, image in zip(rows, images, strict=True)]
+    matched = match(model, batch, images)
+    read = [read_answer(processor, row, image, shape) for row, image in zip(rows, images, strict=True)]
+    return [replace(answer, matched=point) for answer, point in zip(read, matched, strict=True)]
+
+
+def match(model: St4vlaModel, batch: Mapping[str, Tensor], images: Sequence[np.ndarray]) -> list[Point | None]:
+    """Give the point of each image that matches the end of its question, in pixels; None without such a head."""
+    if model.planner.where_head is None:
+        return [None] * len(images)
+    chances = model.planner.where(*model.planner.read(batch))
+    assert chances is not None
+    places = place_of_peak(chances.float()).tolist()
+    return [(x * image.shape[1], y * image.shape[0]) for (x, y, _), image in zip(places, images, strict=True)]
 
 
 def read_answer(processor: Processor, tokens: Sequence[int], image: np.ndarray, shape: Shape | None) -> Answer:

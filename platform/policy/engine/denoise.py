@@ -33,13 +33,13 @@ class Sampler:
         self.blank = denoiser.z_embedder(denoiser.z_embedder.uncondition)
 
     def __call__(self, noise_BTA: Tensor, condition_BQC: Tensor, guides: Sequence[Guide | None] = ()) -> Tensor:
-        """Denoise [B,T,A]; guides as in `diffusion.sample_ddim`."""
+        """Denoise [B,T,A] in float32, whatever the weights are; guides as in `diffusion.sample_ddim`."""
         wide = self.denoiser.z_embedder(condition_BQC)
         if self.guidance != 1.0:
             wide = torch.cat([wide, self.blank.expand_as(wide)])
-        x = noise_BTA
+        x = noise_BTA.float()
         for time, (level, previous) in zip(self.times, self.steps, strict=True):
-            epsilon = self._noise(x, wide + time)
+            epsilon = self._noise(x.to(wide.dtype), wide + time).float()
             clean = (x - math.sqrt(1 - level) * epsilon) / math.sqrt(level)
             if guides:
                 guided = apply_guides(guides, clean, level)

@@ -40,7 +40,7 @@ class Systems:
         chances = model.planner.where(last, tokens_NKD.to(last.dtype))
         if chances is None:
             return plan, None
-        place = place_of_peak(chances)
+        place = place_of_peak(chances.float())
         if model.spatial_encoder is not None:
             plan = torch.cat([plan, model.spatial_encoder(place.to(plan.dtype))[:, None]], dim=1)
         return plan, place
@@ -56,7 +56,7 @@ class Systems:
     ) -> Tensor:
         """System 1: give normalised actions [B,T,A] under a plan [B,L,P]; its mask [B,L] is None if all is seen."""
         condition = self.condition(plan, mask, images, state)
-        return self.sampler(noise.to(condition.dtype), condition, guides)
+        return self.sampler(noise, condition, guides)
 
     def condition(self, plan: Tensor, mask: Tensor | None, images: Tensor, state: Tensor | None) -> Tensor:
         """Fuse the plan with the newest views [B,V,3,H,W] and the state: the condition tokens [B,Q,C]."""

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.eager_policy import EagerPolicy
 from st4vla.platform.policy.config import PolicyConfig, TextTowerConfig, VisionTowerConfig
-from st4vla.platform.policy.engine.prompts import prepare, stack
+from st4vla.platform.policy.engine.prompts import Prompts, prepare, stack
 from st4vla.platform.policy.engine.systems import Systems
+from st4vla.platform.policy.hollow import cast_weights
+from st4vla.platform.policy.inference import St4vlaPolicy
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
+from st4vla.platform.policy.sizes import ANY_TOKENS
 
 CPU = torch.device("cpu")
 
@@ -115,7 +119,8 @@ def test_a_guide_corrects_the_same_chunk_as_in_the_reference(model):
 
 @torch.inference_mode()
 def test_bfloat16_stays_near_float32(model, processor, observations):
-    seen, rough = processor.encode_observations(observations[:1]), deepcopy(model).to(torch.bfloat16)
+    seen, rough = processor.encode_observations(observations[:1]), deepcopy(model)
+    cast_weights(rough, "cpu", torch.bfloat16)
     conditions = []
     for own in (model, rough):
         (prompt,) = prompts_of(own, processor, [observations[0].instruction])
@@ -123,4 +128,57 @@ def test_bfloat16_stays_near_float32(model, processor, observations):
         conditions.append(Systems(own).condition(plan, None, seen["images"], seen["state"]))
     exact, near_it = conditions
     assert near_it.dtype == torch.bfloat16
+    actions = Systems(rough).act(plan, None, seen["images"], seen["state"], torch.zeros(1, 8, 7))
+    assert actions.dtype == torch.float32 and bool(torch.isfinite(actions).all())
     assert np.corrcoef(exact.flatten(), near_it.float().flatten())[0, 1] > 0.99
+
+
+@torch.inference_mode()
+def test_the_eager_reference_of_the_benchmark_does_the_same_work(other, observations):
+    model, processor = other
+    eager, systems = EagerPolicy(model, processor), Systems(model)
+    noise = torch.randn(1, 8, 7, generator=torch.Generator().manual_seed(0))
+    plan, mask = eager.plan(observations[:1])
+    (prompt,) = prompts_of(model, processor, [observations[0].instruction])
+    seen = processor.encode_observations(observations[:1])
+    ours, _ = systems.plan(prompt, seen["images"])
+    if not model.config.planner.plan_layers:
+        assert near(ours, plan)
+        actions = eager.act(observations[:1], plan, mask, noise)
+        acted = systems.act(ours, None, seen["images"], seen["state"], noise)
+        assert np.allclose(actions, processor.normalizer("tabletop_panda").unnormalize_action(acted.numpy()), atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "st4vla_4b"])
+@torch.inference_mode()
+def test_both_systems_ask_nothing_of_the_processor_and_make_no_tensor_on_it(preset):
+    """A tensor of torch's meta device holds no numbers: whatever would look at one, or bring one along, fails."""
+    config = PolicyConfig.preset(preset)
+    rows, views, length, size = 4, len(config.planner_cameras), 288, config.image_size
+    with torch.device("meta"):
+        systems = Systems(St4vlaModel(config, ANY_TOKENS))
+        text = config.planner.text
+        table = torch.empty(rows, length, 1, text.head_dim)
+        image_at = torch.empty(rows * views * config.tokens_per_view, dtype=torch.long)
+        seen = torch.empty(rows, length, dtype=torch.bool)
+        prompts = Prompts(torch.empty(rows, length, text.width), table, table, image_at, seen)
+        images = torch.empty(rows, len(config.cameras), 3, size, size, dtype=torch.uint8)
+        state = torch.empty(rows, config.state_dim) if config.state_dim else None
+        noise = torch.empty(rows, config.chunk_length, config.action_dim)
+    plan, _ = systems.plan(prompts, images)
+    assert plan.shape == (rows, length + config.spatial_token, text.width)
+    mask = torch.empty(plan.shape[:2], dtype=torch.long, device="meta")
+    assert systems.act(plan, mask, images, state, noise).shape == noise.shape
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_graphs_give_on_a_gpu_what_is_given_without_them(model, processor, observations):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    keys, names = [(i, 0) for i in range(3)], ["a", "b", "c"]
+    expected = St4vlaPolicy(model, processor).act(observations[:3], names, keys)
+    on_gpu = St4vlaPolicy(deepcopy(model).cuda(), processor)
+    for _ in range(2):
+        chunks = on_gpu.act(observations[:3], names, keys)
+        assert all(np.allclose(a.actions, b.actions, atol=1e-3) for a, b in zip(chunks, expected, strict=True))
