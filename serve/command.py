@@ -4,11 +4,14 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.settings import build_config
@@ -16,7 +19,7 @@ from st4vla.platform.ports import free_ports
 from st4vla.platform.ray_engine import LOCAL, EngineConfig, connect
 from st4vla.platform.serve_environment import serve_environment
 from st4vla.serve.access import KeyFile
-from st4vla.serve.application import NAME, ScaleConfig, control_actor, deploy
+from st4vla.serve.application import ScaleConfig, control_actor, deploy
 from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
 from st4vla.serve.keys import KeyMap
 from st4vla.serve.models import ModelRef, resolve
@@ -25,6 +28,7 @@ from st4vla.serve.recorder_config import RecorderConfig
 from st4vla.serve.recorder_shelf import Shelf, finish
 
 log = logging.getLogger(__name__)
+LONGEST_FINISH_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,18 @@ class Application:
 def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     """Serve for the length of a `with` block; on a cluster the application stays behind, the gate does not."""
     import ray
-    from ray import serve
 
+    proxies: list[psutil.Process] = []
     folder = Path(config.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_doors(config)
     found = [resolve(model, config.post.loader, config.post.tracking_uri) for model in config.models]
-    os.environ.update(serve_environment())
+    os.environ.update(serve_environment(config.scale.drain_s))
     port = config.serve_port or free_ports(1)[0]
     with connect(engine):
         control = control_actor(str(folder))
         ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
-        post = replace(config.post, watch=config.post.watch.absolute())
+        post = replace(config.post, watch=config.post.watch.absolute(), leave_s=0.8 * config.scale.drain_s)
         deploy(post, config.scale, folder, config.serve_host, port)
 
         def renew() -> None:
@@ -104,12 +108,15 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
         try:
             yield Application(tuple(found), renew)
         finally:
-            gate.close()
             if engine.address == LOCAL:
-                serve.delete(NAME)
-                serve.shutdown()
-                if post.watch.record:
-                    finish_recordings(post.watch.recorder)
+                let_finish(control)
+                proxies = own_proxies()
+            gate.close()
+    for proxy in proxies:
+        with suppress(psutil.NoSuchProcess):
+            proxy.terminate()
+    if post.watch.record and engine.address == LOCAL:
+        finish_recordings(post.watch.recorder)
 
 
 def finish_recordings(config: RecorderConfig) -> None:
@@ -119,6 +126,28 @@ def finish_recordings(config: RecorderConfig) -> None:
     log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
     if waiting:
         log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
+
+
+def let_finish(control: Any) -> None:
+    """Let every replica answer what it is at, close its connections and flush its recordings; not for ever.
+
+    Serve's own way down waits out the time in which a replacement could take the robots, and there is none.
+    """
+    import ray
+
+    ray.get(control.end.remote())
+    until = time.monotonic() + LONGEST_FINISH_S
+    while time.monotonic() < until:
+        status: Any = ray.get(control.status.remote())
+        if all(one["finished"] for one in status["replicas"].values()):
+            return
+        time.sleep(0.2)
+    log.warning("not every replica has finished within %g s", LONGEST_FINISH_S)
+
+
+def own_proxies() -> list[psutil.Process]:
+    """Find the HAProxies that Serve started below this process; Ray does not end them with their actors."""
+    return [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
 
 
 def main(cfg: Any) -> None:

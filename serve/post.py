@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 REPORT_S = 1.0
 FOLLOW_RETRY_S = 1.0
 LONGEST_START_S = 600.0
-# Serve ends every connection RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S after it has taken a process out.
-LONGEST_LEAVE_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class PostConfig:
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
         idle_s: a connection that sends nothing for so long is closed.
+        leave_s: how long a process that is replaced keeps its robots while no new one can take them.
         watch: the recorder, metrics, audit log and the fleet's view.
         groot: the GR00T door.
         watchers: dotted names of functions of no argument, each giving a further observer of `events.py`.
@@ -66,6 +65,7 @@ class PostConfig:
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
     idle_s: float = 900.0
+    leave_s: float = 25.0
     watch: WatchConfig = WatchConfig()
     groot: GrootConfig = GrootConfig()
     watchers: tuple[str, ...] = ()
@@ -133,6 +133,7 @@ class Post:
         self._own_address = ""
         self._generation = 0
         self._leaving_since: float | None = None
+        self._is_finished = False
 
     async def start(self) -> None:
         """Follow the control record, and return once a model is loaded.
@@ -150,15 +151,21 @@ class Post:
                 self.check_health()
                 await asyncio.sleep(0.02)
 
-    async def close(self) -> None:
-        """Finish what is being answered, close every connection, and stop."""
+    async def finish(self) -> None:
+        """Finish what is being answered, close every connection, and let the watchers finish, too."""
         await self.lines.drain()
+        if not self._is_finished:
+            self._is_finished = True
+            await asyncio.to_thread(self.watch.close)
+
+    async def close(self) -> None:
+        """Finish, and stop."""
+        await self.finish()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.house.close()
-        await asyncio.to_thread(self.watch.close)
 
     def check_health(self) -> None:
         """Raise if this process cannot answer and will not be able to.
@@ -212,6 +219,7 @@ class Post:
             "served": self.desk.totals.served,
             "refused": dict(self.desk.totals.refused),
             "draining": self.lines.is_draining,
+            "finished": self._is_finished and not self.lines,
             "revision": self.desk.state.revision,
             "generation": self._generation,
         }
@@ -260,6 +268,8 @@ class Post:
                 revision = state.revision
                 self._generation = self._generation or state.generation
                 self._spawn(self.desk.follow(state))
+                if state.ending and not self._is_finished:
+                    self._spawn(self.finish())
 
     async def _look_after(self) -> None:
         """Once a second: report, end what is silent, and drain when the proxy has let go of this process."""
@@ -284,7 +294,7 @@ class Post:
             if not await asyncio.to_thread(is_draining, self._own_address):
                 return False
             self._leaving_since = time.monotonic()
-        if time.monotonic() - self._leaving_since > LONGEST_LEAVE_S:
+        if time.monotonic() - self._leaving_since > self._config.leave_s:
             return True
         try:
             replicas = (await self._control.call("status"))["replicas"]
