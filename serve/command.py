@@ -115,8 +115,17 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     for proxy in proxies:
         with suppress(psutil.NoSuchProcess):
             proxy.terminate()
-    if engine.address == LOCAL and post.watch.record:
+    if post.watch.record and engine.address == LOCAL:
         finish_recordings(post.watch.recorder)
+
+
+def finish_recordings(config: RecorderConfig) -> None:
+    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
+    told: list[Mapping[str, Any]] = []
+    waiting = finish(Shelf(config, "", told.append))
+    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
+    if waiting:
+        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
 
 
 def let_finish(control: Any) -> None:
@@ -139,15 +148,6 @@ def let_finish(control: Any) -> None:
 def own_proxies() -> list[psutil.Process]:
     """Find the HAProxies that Serve started below this process; Ray does not end them with their actors."""
     return [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
-
-
-def finish_recordings(config: RecorderConfig) -> None:
-    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
-    told: list[Mapping[str, Any]] = []
-    waiting = finish(Shelf(config, "", told.append))
-    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
-    if waiting:
-        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
 
 
 def main(cfg: Any) -> None:
