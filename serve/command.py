@@ -101,7 +101,9 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
             ray.get(control.renew.remote())
             deploy(post, config.scale, folder, config.serve_host, port)
 
-        gate = Gate(config.gate, port, folder, config.post.limits.max_bytes)
+        # Serve's slower Python proxy stands in while its HAProxy is being replaced.
+        fallback = int(os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]) if engine.address == LOCAL else 0
+        gate = Gate(config.gate, port, folder, config.post.limits.max_bytes, fallback)
         gate.open()
         try:
             yield Application(tuple(found), renew)
