@@ -108,8 +108,10 @@ def run_episode(world: Any, policy: Any, spec: Any, arm: str, delay: int, execut
     }
 
 
-def measure(checkpoint: str, episodes: int, execute: int, delays_s: Sequence[float], seed: int) -> dict[Any, list]:
-    """Run every arm over the same scenes, the arms taking turns."""
+def measure(
+    checkpoint: str, episodes: int, execute: int, delays_s: Sequence[float], seed: int, every: int = 20
+) -> dict[Any, list]:
+    """Run every arm over the same scenes, the arms taking turns; every so many scenes, say how it stands."""
     import torch
 
     from st4vla.platform.checkpoint import load_policy
@@ -123,7 +125,9 @@ def measure(checkpoint: str, episodes: int, execute: int, delays_s: Sequence[flo
     arms = [("none", 0.0)] + [(arm, delay) for delay in delays_s for arm in ("realtime", "switch", "wait")]
     rows: dict[Any, list] = {arm: [] for arm in arms}
     with EpisodeProgress("episodes", episodes * len(arms)) as progress:
-        for spec in worlds.plan("seen", ["reach"], episodes, seed):
+        for done, spec in enumerate(worlds.plan("seen", ["reach"], episodes, seed)):
+            if done and done % every == 0:
+                report(rows)
             for arm, delay_s in arms:
                 delay = math.ceil(delay_s * policy.spec.control_hz - 1e-9)
                 rows[arm, delay_s].append(run_episode(world, policy, spec, arm, delay, execute))

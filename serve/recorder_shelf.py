@@ -175,9 +175,15 @@ def main() -> None:
     while _is_wanted():
         shelf.sweep()
     shelf.owner = ""
-    deadline = time.monotonic() + 60
-    while shelf.sweep() and time.monotonic() < deadline:
+    finish(shelf)
+
+
+def finish(shelf: Shelf, timeout_s: float = 60.0) -> int:
+    """Make episodes of all that replicas left behind; give how many recordings still wait."""
+    deadline = time.monotonic() + timeout_s
+    while (waiting := shelf.sweep()) and time.monotonic() < deadline:
         time.sleep(0.5)
+    return waiting
 
 
 def command(config: RecorderConfig, owner: str) -> list[str]:

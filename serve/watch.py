@@ -70,7 +70,8 @@ class Watch:
         stops: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self.replica = replica
-        self.metrics, self.fleet = FleetMetrics(config.metrics, waiting), FleetView(config.fleet, stops)
+        self.metrics = FleetMetrics(config.metrics, waiting, stops)
+        self.fleet = FleetView(config.fleet, stops)
         self.audit = AuditLog(config.audit_log) if config.audit else None
         self.recorder = Recorder(config.recorder, self._report_trouble) if config.record else None
         if self.recorder:
