@@ -29,6 +29,8 @@ from st4vla.serve.recorder_shelf import Shelf, finish
 
 log = logging.getLogger(__name__)
 LONGEST_FINISH_S = 20.0
+# Names the folder of one application's proxies, and is in their environment.
+SOCKET = "RAY_SERVE_HAPROXY_SOCKET_PATH"
 
 
 @dataclass(frozen=True)
@@ -86,46 +88,59 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     """Serve for the length of a `with` block; on a cluster the application stays behind, the gate does not."""
     import ray
 
-    proxies: list[psutil.Process] = []
     folder = Path(config.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_doors(config)
     found = [resolve(model, config.post.loader, config.post.tracking_uri) for model in config.models]
     os.environ.update(serve_environment(config.scale.drain_s))
     port = config.serve_port or free_ports(1)[0]
-    with connect(engine):
+    post = replace(config.post, watch=config.post.watch.absolute(), leave_s=0.8 * config.scale.drain_s)
+    is_local = engine.address == LOCAL
+    with no_proxy_left(), open_gate(config, port, folder, is_local), connect(engine):
         control = control_actor(str(folder))
         ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
-        post = replace(config.post, watch=config.post.watch.absolute(), leave_s=0.8 * config.scale.drain_s)
-        deploy(post, config.scale, folder, config.serve_host, port)
 
         def renew() -> None:
             ray.get(control.renew.remote())
             deploy(post, config.scale, folder, config.serve_host, port)
 
-        gate = Gate(config.gate, port, folder, config.post.limits.max_bytes)
-        gate.open()
         try:
+            deploy(post, config.scale, folder, config.serve_host, port)
             yield Application(tuple(found), renew)
         finally:
-            if engine.address == LOCAL:
+            if is_local:
                 let_finish(control)
-                proxies = own_proxies()
-            gate.close()
-    for proxy in proxies:
-        with suppress(psutil.NoSuchProcess):
-            proxy.terminate()
-    if post.watch.record and engine.address == LOCAL:
+    if is_local and post.watch.record:
         finish_recordings(post.watch.recorder)
 
 
-def finish_recordings(config: RecorderConfig) -> None:
-    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
-    told: list[Mapping[str, Any]] = []
-    waiting = finish(Shelf(config, "", told.append))
-    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
-    if waiting:
-        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
+@contextmanager
+def open_gate(config: ServeConfig, port: int, folder: Path, is_local: bool) -> Iterator[None]:
+    """Keep the gate open for the length of a `with` block.
+
+    The gate is opened before anything else is started, so that an address which is taken is told at once.
+    """
+    # Serve's slower Python proxy stands in while its HAProxy is being replaced.
+    fallback = int(os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]) if is_local else 0
+    gate = Gate(config.gate, port, folder, config.post.limits.max_bytes, fallback)
+    gate.open()
+    try:
+        yield
+    finally:
+        gate.close()
+
+
+@contextmanager
+def no_proxy_left() -> Iterator[None]:
+    """End the HAProxies that a local Serve leaves behind: Ray does not end them with their actors."""
+    try:
+        yield
+    finally:
+        for process in psutil.process_iter(["name", "environ"]):
+            mine = (process.info["environ"] or {}).get(SOCKET) == os.environ[SOCKET]
+            if process.info["name"] == "haproxy" and mine:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()
 
 
 def let_finish(control: Any) -> None:
@@ -145,9 +160,13 @@ def let_finish(control: Any) -> None:
     log.warning("not every replica has finished within %g s", LONGEST_FINISH_S)
 
 
-def own_proxies() -> list[psutil.Process]:
-    """Find the HAProxies that Serve started below this process; Ray does not end them with their actors."""
-    return [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
+def finish_recordings(config: RecorderConfig) -> None:
+    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
+    told: list[Mapping[str, Any]] = []
+    waiting = finish(Shelf(config, "", told.append))
+    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
+    if waiting:
+        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
 
 
 def main(cfg: Any) -> None:

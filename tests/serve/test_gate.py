@@ -91,6 +91,16 @@ def test_a_killed_gate_comes_back(a_gate: Gate) -> None:
     assert a_gate.restarts == 1
 
 
+def test_a_fallback_stands_in_while_nothing_listens_behind(backend: int, tmp_path: Path) -> None:
+    port, nobody = free_ports(2)
+    gate = Gate(GateConfig(port=port), nobody, tmp_path, 1000, fallback_port=backend)
+    gate.open()
+    try:
+        assert get(f"http://127.0.0.1:{port}/").startswith("/ for")
+    finally:
+        gate.close()
+
+
 def test_tls_is_ended_here(backend: int, tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path)
     (port,) = free_ports(1)
