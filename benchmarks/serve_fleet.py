@@ -11,11 +11,10 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-import psutil
 from websockets.asyncio.client import connect
 
 from benchmarks.results import record
-from benchmarks.serving import UNBOUNDED, Server, libero_message, percentiles, server
+from benchmarks.serving import UNBOUNDED, Server, libero_message, members, percentiles, server
 from st4vla.platform.wire import openpi
 
 PERIOD_S = 0.5
@@ -51,15 +50,9 @@ async def drive(url: str, robot: int, start: float, until: float, count: Count) 
             sequence, due = sequence + 1, due + PERIOD_S
 
 
-def replica_memory() -> float:
-    """Give the resident megabytes of this user's newest serving replica."""
-    replicas = [
-        p
-        for p in psutil.process_iter(["cmdline", "create_time"])
-        if "ServeReplica:st4vla" in " ".join(p.info["cmdline"] or [])
-    ]
-    newest = max(replicas, key=lambda process: process.info["create_time"])
-    return newest.memory_info().rss / MB
+def replica_memory(running: Server) -> float:
+    """Give the resident megabytes of the serving replica."""
+    return members(running, "ServeReplica")[0].memory_info().rss / MB
 
 
 async def measure(running: Server, robots: int, seconds: float) -> tuple[Count, float, float]:
@@ -69,9 +62,9 @@ async def measure(running: Server, robots: int, seconds: float) -> tuple[Count, 
         *(drive(running.url, i, start + PERIOD_S * i / robots, start + seconds, count) for i in range(robots))
     )
     await asyncio.sleep(2 + seconds / 10)
-    first = replica_memory()
+    first = replica_memory(running)
     await asyncio.sleep(0.8 * seconds)
-    last = replica_memory()
+    last = replica_memory(running)
     await driving
     return count, first, last
 

@@ -10,17 +10,19 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.results import ROOT
 from st4vla.platform.ports import free_ports
 from st4vla.platform.wire import openpi
+from st4vla.serve.fleet_command import call
 
 START_TIMEOUT_S = 300.0
 PIXELS = 224
@@ -104,6 +106,22 @@ def fleet(running: Server) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
+def call_fleet(running: Server, action: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Change something, as `st4vla fleet` does."""
+    return call(running.http, action, details)
+
+
+def redeploy(running: Server) -> None:
+    """Have every replica replaced, and wait until it is done."""
+    before = running.log().count("every replica was replaced")
+    running.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while running.log().count("every replica was replaced") == before:
+        if time.monotonic() > deadline or running.process.poll() is not None:
+            raise RuntimeError(f"the replicas were not replaced:\n{running.log()[-3000:]}")
+        time.sleep(0.2)
+
+
 def batch_sizes(running: Server) -> dict[int, int]:
     """Count the batches of each size that all replicas have computed."""
     sizes: Counter[int] = Counter()
@@ -111,6 +129,18 @@ def batch_sizes(running: Server) -> dict[int, int]:
         for model in replica["loaded"].values():
             sizes.update({int(size): count for size, count in model["sizes"].items()})
     return dict(sorted(sizes.items()))
+
+
+def members(running: Server, words: str) -> list[psutil.Process]:
+    """Give the server's own processes whose command line holds words, "ServeReplica" or "haproxy"."""
+    found = []
+    for process in psutil.Process(running.process.pid).children(recursive=True):
+        try:
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def client_python(package: str) -> Path | None:

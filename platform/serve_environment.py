@@ -7,11 +7,14 @@ from pathlib import Path
 from st4vla.platform.ports import free_ports
 
 
-def serve_environment() -> dict[str, str]:
+def serve_environment(drain_s: float = 30.0) -> dict[str, str]:
     """Give what Ray Serve's processes must find in their environment, before the first of them starts.
 
     HAProxy's administration socket lies in a folder that only its owner can enter; ports that Serve would choose
     itself are free ones, so that several applications fit on one machine.
+
+    Args:
+        drain_s: how long connections of a replica that is replaced may live on.
     """
     # Sockets below this folder, and a node's name of 56 characters, may be 97 characters long in all.
     place = Path(tempfile.mkdtemp(prefix="st4-"))
@@ -30,9 +33,11 @@ def serve_environment() -> dict[str, str]:
         # Serve gives a starting proxy five seconds and then kills it, which a busy machine never gets past.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+        # How long connections of a replica that is replaced live on, while a new one starts that can take them.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{drain_s:g}",
     }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}

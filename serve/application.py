@@ -30,7 +30,7 @@ class ScaleConfig:
         min_replicas, max_replicas: equal for a fixed number.
         robots_per_replica: open connections at which another replica is started.
         num_cpus, num_gpus: what a replica reserves.
-        drain_s: how long a replica that is taken out of service may finish what it is at.
+        drain_s: how long a replica that is replaced keeps its robots while a new one starts; a start takes less.
     """
 
     min_replicas: int = 1
@@ -38,7 +38,7 @@ class ScaleConfig:
     robots_per_replica: int = 16
     num_cpus: float = 1.0
     num_gpus: float = 0.0
-    drain_s: float = 20.0
+    drain_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_replicas <= self.max_replicas:
@@ -136,7 +136,7 @@ def build(config: PostConfig, scale: ScaleConfig, folder: Path, max_connections:
     options: dict[str, Any] = {
         "name": "Post",
         "max_ongoing_requests": max_connections,
-        "graceful_shutdown_timeout_s": scale.drain_s,
+        "graceful_shutdown_timeout_s": scale.drain_s + 10.0,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 2.0,
         "health_check_timeout_s": 10.0,

@@ -4,11 +4,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.settings import build_config
@@ -16,13 +19,18 @@ from st4vla.platform.ports import free_ports
 from st4vla.platform.ray_engine import LOCAL, EngineConfig, connect
 from st4vla.platform.serve_environment import serve_environment
 from st4vla.serve.access import KeyFile
-from st4vla.serve.application import NAME, ScaleConfig, control_actor, deploy
+from st4vla.serve.application import ScaleConfig, control_actor, deploy
 from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
 from st4vla.serve.keys import KeyMap
 from st4vla.serve.models import ModelRef, resolve
 from st4vla.serve.post import PostConfig
+from st4vla.serve.recorder_config import RecorderConfig
+from st4vla.serve.recorder_shelf import Shelf, finish
 
 log = logging.getLogger(__name__)
+LONGEST_FINISH_S = 20.0
+# Names the folder of one application's proxies, and is in their environment.
+SOCKET = "RAY_SERVE_HAPROXY_SOCKET_PATH"
 
 
 @dataclass(frozen=True)
@@ -67,32 +75,98 @@ def check_doors(config: ServeConfig) -> bool:
     return bool(keys)
 
 
+@dataclass(frozen=True)
+class Application:
+    """What is being served; `renew` replaces every replica by a new one, one after another, with the same models."""
+
+    models: tuple[ModelRef, ...]
+    renew: Callable[[], None]
+
+
 @contextmanager
-def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[list[ModelRef]]:
+def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     """Serve for the length of a `with` block; on a cluster the application stays behind, the gate does not."""
     import ray
-    from ray import serve
 
     folder = Path(config.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_doors(config)
     found = [resolve(model, config.post.loader, config.post.tracking_uri) for model in config.models]
-    os.environ.update(serve_environment())
+    os.environ.update(serve_environment(config.scale.drain_s))
     port = config.serve_port or free_ports(1)[0]
-    with connect(engine):
+    post = replace(config.post, watch=config.post.watch.absolute(), leave_s=0.8 * config.scale.drain_s)
+    is_local = engine.address == LOCAL
+    with no_proxy_left(), open_gate(config, port, folder, is_local), connect(engine):
         control = control_actor(str(folder))
         ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
-        post = replace(config.post, watch=config.post.watch.absolute())
-        deploy(post, config.scale, folder, config.serve_host, port)
-        gate = Gate(config.gate, port, folder, config.post.limits.max_bytes)
-        gate.open()
+
+        def renew() -> None:
+            ray.get(control.renew.remote())
+            deploy(post, config.scale, folder, config.serve_host, port)
+
         try:
-            yield found
+            deploy(post, config.scale, folder, config.serve_host, port)
+            yield Application(tuple(found), renew)
         finally:
-            gate.close()
-            if engine.address == LOCAL:
-                serve.delete(NAME)
-                serve.shutdown()
+            if is_local:
+                let_finish(control)
+    if is_local and post.watch.record:
+        finish_recordings(post.watch.recorder)
+
+
+@contextmanager
+def open_gate(config: ServeConfig, port: int, folder: Path, is_local: bool) -> Iterator[None]:
+    """Keep the gate open for the length of a `with` block.
+
+    The gate is opened before anything else is started, so that an address which is taken is told at once.
+    """
+    # Serve's slower Python proxy stands in while its HAProxy is being replaced.
+    fallback = int(os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]) if is_local else 0
+    gate = Gate(config.gate, port, folder, config.post.limits.max_bytes, fallback)
+    gate.open()
+    try:
+        yield
+    finally:
+        gate.close()
+
+
+@contextmanager
+def no_proxy_left() -> Iterator[None]:
+    """End the HAProxies that a local Serve leaves behind: Ray does not end them with their actors."""
+    try:
+        yield
+    finally:
+        for process in psutil.process_iter(["name", "environ"]):
+            mine = (process.info["environ"] or {}).get(SOCKET) == os.environ[SOCKET]
+            if process.info["name"] == "haproxy" and mine:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()
+
+
+def let_finish(control: Any) -> None:
+    """Let every replica answer what it is at, close its connections and flush its recordings; not for ever.
+
+    Serve's own way down waits out the time in which a replacement could take the robots, and there is none.
+    """
+    import ray
+
+    ray.get(control.end.remote())
+    until = time.monotonic() + LONGEST_FINISH_S
+    while time.monotonic() < until:
+        status: Any = ray.get(control.status.remote())
+        if all(one["finished"] for one in status["replicas"].values()):
+            return
+        time.sleep(0.2)
+    log.warning("not every replica has finished within %g s", LONGEST_FINISH_S)
+
+
+def finish_recordings(config: RecorderConfig) -> None:
+    """Make episodes of what is left: Ray ends a replica's children with it, the recorder's process among them."""
+    told: list[Mapping[str, Any]] = []
+    waiting = finish(Shelf(config, "", told.append))
+    log.info("%d recordings became episodes at the end", sum("written" in one for one in told))
+    if waiting:
+        log.warning("%d recordings wait under %s; the next start makes episodes of them", waiting, config.spool)
 
 
 def main(cfg: Any) -> None:
@@ -101,9 +175,9 @@ def main(cfg: Any) -> None:
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     config, engine = config_of(settings), EngineConfig(**settings["engine"])
-    with serving(config, engine) as found:
-        _announce(config, found)
-        wait_for_the_end()
+    with serving(config, engine) as application:
+        _announce(config, application.models)
+        wait_for_the_end(application.renew)
 
 
 def config_of(settings: Mapping[str, Any]) -> ServeConfig:
@@ -129,13 +203,17 @@ def key_map(settings: Mapping[str, Any]) -> KeyMap:
     return KeyMap(**{**settings, "state": tuple(settings["state"])})
 
 
-def wait_for_the_end() -> None:
-    """Return at the first interrupt or request to terminate."""
-    ended = threading.Event()
+def wait_for_the_end(renew: Callable[[], None]) -> None:
+    """Return at the first interrupt or request to terminate; a hang-up signal renews the application."""
+    ended, renewing = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
+    signal.signal(signal.SIGHUP, lambda *_: renewing.set())
     while not ended.wait(0.5):
-        pass
+        if renewing.is_set():
+            renewing.clear()
+            renew()
+            log.info("every replica was replaced")
 
 
 def _announce(config: ServeConfig, found: Sequence[ModelRef]) -> None:

@@ -51,12 +51,14 @@ class State:
     Attributes:
         stopped: {robot: reason}; the robot "" is the whole fleet.
         generation: rises with every deployment of the application; replicas of an older one drain.
+        ending: whether every replica is to finish what it is at, and let go of its robots.
     """
 
     routes: Routes
     stopped: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
     revision: int = 0
+    ending: bool = False
     keys: tuple[Key, ...] = ()
 
     def stop_reason(self, robot: str) -> str | None:
@@ -73,7 +75,7 @@ class State:
     def of_plain(cls, plain: Mapping[str, Any]) -> "State":
         """Read what `as_plain` gave."""
         routes = Routes(**{**plain["routes"], "robots": tuple(plain["routes"]["robots"])})
-        return cls(routes, dict(plain["stopped"]), plain["generation"], plain["revision"])
+        return cls(routes, dict(plain["stopped"]), plain["generation"], plain["revision"], plain["ending"])
 
 
 class Control:
@@ -100,7 +102,16 @@ class Control:
         kept = {previous: old.routes.models[previous]} if old and previous in old.routes.models else {}
         routes = Routes({**kept, **models}, production, previous if kept else "")
         base = old or State(routes)
-        return await self._become(replace(base, routes=routes, generation=base.generation + 1))
+        return await self._become(replace(base, routes=routes, generation=base.generation + 1, ending=False))
+
+    async def renew(self) -> State:
+        """Start a deployment of the same models: the generation after the last."""
+        state = self._current()
+        return await self._become(replace(state, generation=state.generation + 1))
+
+    async def end(self) -> State:
+        """Let every replica finish, before the application is taken down."""
+        return await self._become(replace(self._current(), ending=True))
 
     async def watch(self, revision: int, wait_s: float = 10.0) -> State | None:
         """Give the state as soon as it is newer than `revision`; None when it is not within `wait_s`."""

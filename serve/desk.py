@@ -6,6 +6,7 @@
 4. The answer is stamped, and whoever watches is told, behind the answer.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -246,27 +247,27 @@ class Desk:
     ) -> None:
         spec = self.house.loaded[label].spec if label in self.house.loaded else None
         model, _, version = label.rpartition("@")
-        self.observers.tell(
-            Served(
-                robot=stamp.robot,
-                session=stamp.session,
-                sequence=stamp.sequence,
-                observation=observation,
-                actions=actions,
-                embodiment=spec.statistics_key if spec else "default",
-                control_hz=spec.control_hz if spec else 0.0,
-                model=model or label,
-                model_version=version,
-                canary=is_canary,
-                plan_age_ms=outcome.plan_age_ms,
-                timing_ms=timing,
-                batch_size=outcome.batch_size,
-                interventions=changes,
-                spatial=outcome.spatial,
-                executed_steps=stamp.executed_steps,
-                recording=stamp.recording,
-            )
+        event = Served(
+            robot=stamp.robot,
+            session=stamp.session,
+            sequence=stamp.sequence,
+            observation=observation,
+            actions=actions,
+            embodiment=spec.statistics_key if spec else "default",
+            control_hz=spec.control_hz if spec else 0.0,
+            model=model or label,
+            model_version=version,
+            canary=is_canary,
+            plan_age_ms=outcome.plan_age_ms,
+            timing_ms=timing,
+            batch_size=outcome.batch_size,
+            interventions=changes,
+            spatial=outcome.spatial,
+            executed_steps=stamp.executed_steps,
+            recording=stamp.recording,
         )
+        # The answer goes out first: the loop comes to this when the door waits for its next frame.
+        asyncio.get_running_loop().call_soon(self.observers.tell, event)
 
 
 def names_of(visit: Visit, stamp: RequestStamp) -> tuple[str, str]:

@@ -239,7 +239,7 @@ async def hold_groot(desk: Desk, config: GrootConfig, retry_s: float = 1.0) -> N
 @dataclass
 class _Client:
     name: str
-    sequence: int = 0
+    sequence: int = -1
 
 
 def rows_of(observation: Any, max_batch: int) -> list[dict[str, Any]]:

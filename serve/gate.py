@@ -65,8 +65,10 @@ class GateConfig:
         return bool(self.certificate)
 
 
-def gate_text(config: GateConfig, backend_port: int, pem: Path | None, max_bytes: int) -> str:
-    """Write HAProxy's configuration."""
+def gate_text(config: GateConfig, backend_port: int, fallback_port: int, pem: Path | None, max_bytes: int) -> str:
+    """Write HAProxy's configuration; the fallback is used while nothing listens at the backend's port."""
+    quickly = "check inter 500ms fall 1 rise 2 observe layer4 error-limit 1 on-error mark-down"
+    fallback = f"    server fallback 127.0.0.1:{fallback_port} backup check inter 2s\n" if fallback_port else ""
     tls = f" ssl crt {pem} ssl-min-ver TLSv1.2 alpn http/1.1" if pem else ""
     host = f"[{config.host}]" if ":" in config.host else config.host
     vla_eval = (
@@ -111,19 +113,20 @@ frontend robots from doors
 backend serve from doors
     retries 3
     retry-on conn-failure
-    server serve 127.0.0.1:{backend_port}
-"""
+    option redispatch 1
+    server serve 127.0.0.1:{backend_port} {quickly if fallback_port else ""}
+{fallback}"""
 
 
 class Gate:
     """Keep the front door's HAProxy running until it is closed."""
 
-    def __init__(self, config: GateConfig, backend_port: int, folder: Path, max_bytes: int):
+    def __init__(self, config: GateConfig, backend_port: int, folder: Path, max_bytes: int, fallback_port: int = 0):
         self._config = config
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         pem = write_pem(config, folder) if config.uses_tls else None
         self._file = folder / "gate.cfg"
-        self._file.write_text(gate_text(config, backend_port, pem, max_bytes))
+        self._file.write_text(gate_text(config, backend_port, fallback_port, pem, max_bytes))
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="st4vla-gate", daemon=True)

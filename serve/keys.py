@@ -157,7 +157,8 @@ def numbers(value: Any, path: str) -> np.ndarray:
     array = np.asarray(value)
     if array.size > MAX_STATE or array.dtype.kind not in "iuf":
         raise WireError("invalid", path, f"Expected at most {MAX_STATE} numbers; got {describe(value)}.")
-    flat = array.reshape(-1).astype(np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        flat = array.reshape(-1).astype(np.float32)
     if not np.isfinite(flat).all():
         raise WireError("invalid", path, "It holds a number that is not finite.")
     return flat

@@ -85,9 +85,17 @@ class FleetMetrics:
 
     Args:
         waiting: gives the number of requests that wait for a batch.
+        stops: gives the emergency stops in force by robot, "*" for the fleet; without it they are known from events,
+            of which a process hears only its own.
     """
 
-    def __init__(self, config: MetricsConfig = MetricsConfig(), waiting: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        config: MetricsConfig = MetricsConfig(),
+        waiting: Callable[[], int] = lambda: 0,
+        stops: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        self._read_stops = stops
         self.registry = CollectorRegistry()
         self._robot, self._name = Names(config.max_robots), Names(config.max_names)
         counter, gauge, histogram = self._makers()
@@ -121,7 +129,7 @@ class FleetMetrics:
         elif isinstance(event, Ended):
             success = "unknown" if event.success is None else str(event.success).lower()
             self._ends.labels(event.kind, success).inc()
-        elif isinstance(event, Stopped):
+        elif isinstance(event, Stopped) and self._read_stops is None:
             self._stopped.labels(self._robot(event.robot or "*")).set(int(event.engaged))
         elif isinstance(event, Trouble):
             self._troubles.labels(self._name(event.kind)).inc()
@@ -132,6 +140,10 @@ class FleetMetrics:
 
     def families(self) -> list[Family]:
         """Give all numbers in a form that may cross processes."""
+        if self._read_stops is not None:
+            self._stopped.clear()
+            for robot in self._read_stops():
+                self._stopped.labels(self._robot(robot)).set(1)
         return [_plain(metric) for metric in self.registry.collect()]
 
     def _count_served(self, event: Served) -> None:

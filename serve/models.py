@@ -62,10 +62,11 @@ def resolve(reference: str, loader: LoaderConfig, tracking_uri: str = "") -> Mod
         return ModelRef(reference if "@" in reference else f"{reference}@0", reference)
     if reference.startswith(REGISTRY):
         return _registered(reference, tracking_uri)
-    folder = Path(reference).expanduser().resolve()
+    given = Path(reference).expanduser().absolute()
+    folder = given.resolve()
     if not (folder / "policy.yaml").is_file():
         raise CheckpointError(f"{folder} holds no policy.yaml; name a checkpoint folder or models:/NAME@ALIAS.")
-    name = folder.parent.name if folder.name in ("checkpoint", "newest", "best") else folder.name
+    name = given.parent.name if given.name in ("checkpoint", "newest", "best") else given.name
     return ModelRef(f"{name}@{digest_of(folder)}", str(folder))
 
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ class PostConfig:
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
         idle_s: a connection that sends nothing for so long is closed.
+        leave_s: how long a process that is replaced keeps its robots while no new one can take them.
         watch: the recorder, metrics, audit log and the fleet's view.
         groot: the GR00T door.
         watchers: dotted names of functions of no argument, each giving a further observer of `events.py`.
@@ -63,6 +65,7 @@ class PostConfig:
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
     idle_s: float = 900.0
+    leave_s: float = 25.0
     watch: WatchConfig = WatchConfig()
     groot: GrootConfig = GrootConfig()
     watchers: tuple[str, ...] = ()
@@ -128,6 +131,9 @@ class Post:
             function_of(page)(self.doors.app, self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._own_address = ""
+        self._generation = 0
+        self._leaving_since: float | None = None
+        self._is_finished = False
 
     async def start(self) -> None:
         """Follow the control record, and return once a model is loaded.
@@ -145,15 +151,21 @@ class Post:
                 self.check_health()
                 await asyncio.sleep(0.02)
 
-    async def close(self) -> None:
-        """Finish what is being answered, close every connection, and stop."""
+    async def finish(self) -> None:
+        """Finish what is being answered, close every connection, and let the watchers finish, too."""
         await self.lines.drain()
+        if not self._is_finished:
+            self._is_finished = True
+            await asyncio.to_thread(self.watch.close)
+
+    async def close(self) -> None:
+        """Finish, and stop."""
+        await self.finish()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.house.close()
-        await asyncio.to_thread(self.watch.close)
 
     def check_health(self) -> None:
         """Raise if this process cannot answer and will not be able to.
@@ -207,7 +219,9 @@ class Post:
             "served": self.desk.totals.served,
             "refused": dict(self.desk.totals.refused),
             "draining": self.lines.is_draining,
+            "finished": self._is_finished and not self.lines,
             "revision": self.desk.state.revision,
+            "generation": self._generation,
         }
 
     def _waiting(self) -> int:
@@ -252,7 +266,10 @@ class Post:
                 continue
             if state is not None and state.revision != revision:
                 revision = state.revision
+                self._generation = self._generation or state.generation
                 self._spawn(self.desk.follow(state))
+                if state.ending and not self._is_finished:
+                    self._spawn(self.finish())
 
     async def _look_after(self) -> None:
         """Once a second: report, end what is silent, and drain when the proxy has let go of this process."""
@@ -264,9 +281,27 @@ class Post:
                 log.debug("no report was taken: %s", type(error).__name__)
             self.house.sessions.forget_old()
             await self.lines.end_silent()
-            if not self.lines.is_draining and await asyncio.to_thread(is_draining, self._own_address):
+            if not self.lines.is_draining and await self._must_leave():
                 log.info("draining: every connection is closed behind its answer")
                 self._spawn(self.lines.drain())
+
+    async def _must_leave(self) -> bool:
+        """Say whether to let go of the connections: Serve has taken this process out, and another can take them.
+
+        A robot that is let go of too early lands at a process that is replaced next, and is let go of twice.
+        """
+        if self._leaving_since is None:
+            if not await asyncio.to_thread(is_draining, self._own_address):
+                return False
+            self._leaving_since = time.monotonic()
+        if time.monotonic() - self._leaving_since > self._config.leave_s:
+            return True
+        try:
+            replicas = (await self._control.call("status"))["replicas"]
+        except Exception as error:  # as in `_follow`
+            log.debug("no status was given: %s", type(error).__name__)
+            return False
+        return any(one["generation"] > self._generation and one["production"] for one in replicas.values())
 
 
 def is_draining(address: str) -> bool:

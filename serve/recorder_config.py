@@ -1,6 +1,6 @@
 """How served sessions are recorded, and where the parts of a recording lie.
 
-FOLDER/spool/OWNER/.owner      locked by the replica that writes there while it lives
+FOLDER/spool/OWNER/.owner      locked by the replica that writes there while it lives; .shelf by who reads there
 FOLDER/spool/OWNER/NAME.open   a recording that grows;  NAME.done  one that waits to become an episode
 FOLDER/refused/NAME.done       one that makes no episode, with the reason in NAME.txt
 FOLDER/datasets/FORM/          LeRobot datasets, one for each form of robot

@@ -14,7 +14,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from st4vla.serve.recorder_episodes import dataset_name, read_tape, to_episode
 from st4vla.serve.spool import DONE, OPEN
 
 log = logging.getLogger(__name__)
-LOCK = ".owner"
+# Held by the replica that writes there, and by the one shelf at a time that reads there.
+OWNER_LOCK, SHELF_LOCK = ".owner", ".shelf"
 # A recording that could not be written yet is tried again after these times; the disk, or another writer, needs them.
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 SWEEP_S = 2.0
@@ -49,17 +50,21 @@ class Shelf:
     ) -> None:
         self.config, self.owner, self._tell, self._clock = config, owner, tell, clock
         self._failures: dict[Path, tuple[int, float]] = {}
+        self._writers, self._open = ExitStack(), dict[Path, LeRobotWriter]()
 
     def sweep(self) -> int:
         """Make episodes of everything that is ready; give how many recordings still wait."""
+        with ExitStack() as self._writers:
+            self._open = {}
+            return self._sweep_all()
+
+    def _sweep_all(self) -> int:
         waiting = 0
         for folder in sorted(self.config.spool.glob("[!.]*/")):
-            if folder.name == self.owner:
-                waiting += self._sweep(folder)
-                continue
-            with take_over(folder) as is_ours:
-                if is_ours:
-                    waiting += self._adopt(folder)
+            is_our_replicas = folder.name == self.owner
+            with hold(folder / OWNER_LOCK, is_our_replicas) as is_ours, hold(folder / SHELF_LOCK) as is_alone:
+                if is_ours and is_alone:
+                    waiting += self._sweep(folder) if is_our_replicas else self._adopt(folder)
         return waiting
 
     def _adopt(self, folder: Path) -> int:
@@ -68,7 +73,8 @@ class Shelf:
             os.replace(path, path.with_suffix(DONE))
         waiting = self._sweep(folder)
         if not waiting:
-            (folder / LOCK).unlink(missing_ok=True)
+            for lock in (OWNER_LOCK, SHELF_LOCK):
+                (folder / lock).unlink(missing_ok=True)
             folder.rmdir()
         return waiting
 
@@ -107,11 +113,16 @@ class Shelf:
             self._refuse(path, error)
             return
         folder = self.config.datasets / dataset_name(episode, tape.head["embodiment"])
-        writer_config = WriterConfig(self.config.formats, robot_type=tape.head["embodiment"])
-        with LeRobotWriter(folder, writer_config) as writer:
-            writer.add(episode)
+        self._writer(folder, tape.head["embodiment"]).add(episode)
         path.unlink()
         self._tell({"written": path.stem, "dataset": str(folder), "steps": len(episode)})
+
+    def _writer(self, folder: Path, embodiment: str) -> LeRobotWriter:
+        """Give the dataset's writer, which holds the dataset until the end of the sweep; opening it reads it all."""
+        if folder not in self._open:
+            writer = LeRobotWriter(folder, WriterConfig(self.config.formats, robot_type=embodiment))
+            self._open[folder] = self._writers.enter_context(writer)
+        return self._open[folder]
 
     def _refuse(self, path: Path, error: Exception) -> None:
         kept = self.config.refused / path.name
@@ -121,20 +132,23 @@ class Shelf:
 
 
 @contextmanager
-def take_over(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a replica's folder, and say whether that worked: it does once the replica is gone."""
+def hold(path: Path, is_held: bool = False) -> Iterator[bool]:
+    """Hold a lock, and say whether that worked; `is_held`: it need not be taken."""
+    if is_held:
+        yield True
+        return
     try:
-        lock = (folder / LOCK).open("rb+")
+        lock = path.open("rb+")
     except FileNotFoundError:
         yield False
         return
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = True
+            is_held = True
         except BlockingIOError:
-            is_ours = False
-        yield is_ours
+            is_held = False
+        yield is_held
 
 
 @contextmanager
@@ -142,7 +156,8 @@ def own(spool: Path, owner: str) -> Iterator[Path]:
     """Make and lock a replica's folder; it appears under its name only once it is locked."""
     hidden, folder = spool / f".{owner}", spool / owner
     hidden.mkdir(parents=True)
-    with (hidden / LOCK).open("wb") as lock:
+    (hidden / SHELF_LOCK).touch()
+    with (hidden / OWNER_LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.replace(hidden, folder)
         yield folder
@@ -160,9 +175,15 @@ def main() -> None:
     while _is_wanted():
         shelf.sweep()
     shelf.owner = ""
-    deadline = time.monotonic() + 60
-    while shelf.sweep() and time.monotonic() < deadline:
+    finish(shelf)
+
+
+def finish(shelf: Shelf, timeout_s: float = 60.0) -> int:
+    """Make episodes of all that replicas left behind; give how many recordings still wait."""
+    deadline = time.monotonic() + timeout_s
+    while (waiting := shelf.sweep()) and time.monotonic() < deadline:
         time.sleep(0.5)
+    return waiting
 
 
 def command(config: RecorderConfig, owner: str) -> list[str]:

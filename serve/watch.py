@@ -49,11 +49,8 @@ class WatchConfig:
     def absolute(self) -> "WatchConfig":
         """Give the same config with folders that mean the same in any working directory."""
         recorder = replace(self.recorder, folder=str(Path(self.recorder.folder).resolve()))
-        return replace(
-            self,
-            recorder=recorder,
-            audit_log=replace(self.audit_log, folder=str(Path(self.audit_log.folder).resolve())),
-        )
+        audit_log = replace(self.audit_log, folder=str(Path(self.audit_log.folder).resolve()))
+        return replace(self, recorder=recorder, audit_log=audit_log)
 
 
 class Watch:
@@ -73,7 +70,8 @@ class Watch:
         stops: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self.replica = replica
-        self.metrics, self.fleet = FleetMetrics(config.metrics, waiting), FleetView(config.fleet, stops)
+        self.metrics = FleetMetrics(config.metrics, waiting, stops)
+        self.fleet = FleetView(config.fleet, stops)
         self.audit = AuditLog(config.audit_log) if config.audit else None
         self.recorder = Recorder(config.recorder, self._report_trouble) if config.record else None
         if self.recorder:

@@ -85,7 +85,8 @@ def plain_numbers(value: Any, path: str, dims: int) -> np.ndarray:
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and _all_numbers(value, dims):
         try:
-            return np.asarray(value, np.float32)
+            with np.errstate(over="ignore"):
+                return np.asarray(value, np.float32)
         except (ValueError, OverflowError):
             pass
     raise WireError("invalid", path, f"Expected a list of numbers, {dims} deep with rows of one length.")

@@ -328,7 +328,8 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
 
 def test_draining_closes_connections_behind_their_answers(tmp_path: Path) -> None:
     with a_post(tmp_path, model="fixed-300-0@1") as running, running.ws() as busy, running.ws() as idle:
-        busy.recv(), idle.recv()
+        busy.recv()
+        idle.recv()
         busy.send(openpi.pack(libero(7)))
         running.wait(lambda: any(not line.is_idle for line in running.post.lines._open))
         running.call(running.post.lines.drain())
@@ -341,13 +342,13 @@ def test_draining_closes_connections_behind_their_answers(tmp_path: Path) -> Non
             urllib.request.urlopen(f"http://127.0.0.1:{running.port}/readyz")
 
 
-def test_the_policys_own_trouble_is_told_without_its_words(tmp_path: Path) -> None:
+def test_the_policys_own_trouble_is_told_without_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with a_post(tmp_path) as running, running.ws() as line:
         line.recv()
 
         def burst(*_: object, **__: object) -> None:
             raise RuntimeError("secret path /etc/passwd")
 
-        running.post.house.loaded["fixed-0-0@1"].systems._policy.actions = burst
+        monkeypatch.setattr(running.post.house.loaded["fixed-0-0@1"].systems, "actions", burst)
         error = ask(line, libero())["error"]
     assert error["kind"] == "internal" and "passwd" not in json.dumps(error)

@@ -70,6 +70,16 @@ def test_robots_beyond_the_bound_share_one_series(make_served: MakeServed) -> No
     assert "st4vla_robot_plan_age_seconds{robot=other}" in values(text)
 
 
+def test_a_stop_that_another_process_released_is_gone() -> None:
+    stops = {"arm-2": "smoke"}
+    metrics = FleetMetrics(stops=lambda: stops)
+    metrics(Stopped(True, "arm-1"))
+    assert "st4vla_emergency_stop{robot=arm-2}" in values(exposition({"a": metrics.families()}))
+    stops.clear()
+    left = [name for name in values(exposition({"a": metrics.families()})) if "emergency_stop" in name]
+    assert left == []
+
+
 def test_a_hostile_name_stays_inside_its_label(make_served: MakeServed) -> None:
     metrics = FleetMetrics()
     metrics(make_served(0, robot='"} 1\nst4vla_fake 7\n#'))

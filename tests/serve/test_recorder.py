@@ -16,6 +16,7 @@ import pytest
 from st4vla.platform.contracts import Observation
 from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.data.show import ShowConfig, show
+from st4vla.platform.train.sources import LeRobotSource, ReadingConfig, SourceConfig
 from st4vla.serve.events import Ended, Served, Trouble
 from st4vla.serve.recorder import Recorder
 from st4vla.serve.recorder_config import RecorderConfig
@@ -72,6 +73,11 @@ def test_served_sessions_become_a_dataset_that_can_be_shown(
     (dataset,) = datasets(recorder_config)
     assert dataset.num_episodes == 3 and dataset.statistics_key == "panda" and dataset.fps == 5
     assert looks(recorder_config, "arm-1") == looks(recorder_config, "arm-2") == [0, 1, 2, 3, 4, 5]
+    reading = ReadingConfig(("front", "wrist"), 4, "panda", held_out_share=0.0, frame_cache=None)
+    source = LeRobotSource(SourceConfig(str(dataset.folder)), reading)
+    assert len(source.robot()) == 12 and source.statistics().action.mean.shape == (7,)
+    sample = source.robot().load(1, np.random.default_rng(0))
+    assert sample.images["front"].shape == (16, 16, 3) and sample.actions[:, 0].tolist() == [1, 1, 2, 2]
     assert show(dataset, ShowConfig(str(dataset.folder), out=str(tmp_path / "show"), frames=2)).is_file()
     assert list(recorder_config.spool.iterdir()) == []
 
@@ -130,7 +136,7 @@ def test_a_killed_shelf_is_started_again_and_nothing_is_lost(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frames", [1, 5, 9])
+@pytest.mark.parametrize("frames", [1, 9])
 def test_a_killed_replica_loses_nothing_that_was_accepted(
     recorder_config: RecorderConfig, st4vla_environment: dict[str, str], frames: int
 ) -> None:
@@ -145,7 +151,7 @@ def test_a_killed_replica_loses_nothing_that_was_accepted(
     child.wait()
     # Its own shelf saw its input end; a second one must not disturb it, and finishes where that one was killed, too.
     shelf = Shelf(recorder_config, "", lambda told: None)
-    _wait(lambda: shelf.sweep() == 0 and not list(recorder_config.spool.glob("[!.]*/")))
+    _wait(lambda: shelf.sweep() == 0 and not list(recorder_config.spool.iterdir()))
     for robot in ("arm-1", "arm-2"):
         seen = looks(recorder_config, robot)
         assert seen[: last + 1] == list(range(last + 1)) and len(seen) <= last + 2

@@ -1,0 +1,134 @@
+"""The control record survives its keeper, wakes its followers, and knows the way back."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from st4vla.platform.errors import WireError
+from st4vla.serve.access import KeyFile
+from st4vla.serve.control import Control, Routes, State
+from st4vla.serve.house import in_canary
+
+
+def told(folder: Path, story: Callable[[Control], Awaitable[None]]) -> None:
+    async def run() -> None:
+        control = Control(str(folder))
+        await control.begin({"a@1": "/a"}, "a@1")
+        await story(control)
+
+    asyncio.run(run())
+
+
+def routes_of(state: State) -> tuple[str, str, str]:
+    return state.routes.production, state.routes.previous, state.routes.canary
+
+
+def test_an_update_and_its_rollback(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        assert routes_of(await control.update("b@1", "/b")) == ("b@1", "a@1", "")
+        assert routes_of(await control.rollback()) == ("a@1", "b@1", "")
+        assert routes_of(await control.rollback()) == ("b@1", "a@1", "")
+
+    told(tmp_path, story)
+
+
+def test_a_canary_is_promoted_or_ended(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        state = await control.canary("b@1", "/b", 0.5, ("arm",))
+        assert routes_of(state) == ("a@1", "", "b@1") and state.routes.needed == ("a@1", "b@1")
+        ended = await control.rollback()
+        assert routes_of(ended) == ("a@1", "", "") and dict(ended.routes.models) == {"a@1": "/a"}
+        await control.canary("b@1", "/b", 0.5, ())
+        assert routes_of(await control.promote()) == ("b@1", "a@1", "")
+
+    told(tmp_path, story)
+
+
+def test_what_is_not_possible_is_refused(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        for wrong in (control.promote(), control.rollback(), control.canary("b@1", "/b", 1.5, ())):
+            with pytest.raises(WireError):
+                await wrong
+
+    told(tmp_path, story)
+
+
+def test_only_the_model_before_is_kept(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        for label in ("b@1", "c@1", "d@1"):
+            state = await control.update(label, f"/{label}")
+        assert set(state.routes.models) == {"c@1", "d@1"}
+
+    told(tmp_path, story)
+
+
+def test_a_stop_is_for_one_robot_or_for_all(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        state = await control.stop("arm", "smoke")
+        assert state.stop_reason("arm") == "smoke" and state.stop_reason("leg") is None
+        state = await control.stop()
+        assert state.stop_reason("leg") == "emergency stop"
+        state = await control.release()
+        assert state.stop_reason("leg") is None and state.stop_reason("arm") == "smoke"
+
+    told(tmp_path, story)
+
+
+def test_a_restarted_keeper_goes_on_where_it_was(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        await control.stop("arm", "smoke")
+        state = await control.update("b@1", "/b")
+        again = await Control(str(tmp_path)).watch(0, wait_s=1)
+        assert again is not None and again.as_plain() == state.as_plain()
+
+    told(tmp_path, story)
+
+
+def test_a_new_deployment_keeps_stops_and_the_way_back(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        await control.stop("arm", "smoke")
+        state = await control.begin({"b@1": "/b"}, "b@1")
+        assert routes_of(state) == ("b@1", "a@1", "") and state.generation == 2 and "arm" in state.stopped
+        assert (await control.renew()).generation == 3
+
+    told(tmp_path, story)
+
+
+def test_followers_are_woken(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        state = await control.watch(0)
+        assert state is not None
+        waiting = asyncio.create_task(control.watch(state.revision, wait_s=20))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await control.stop("arm")
+        newer = await waiting
+        assert newer is not None and newer.revision == state.revision + 1
+        assert await control.watch(newer.revision, wait_s=0) is None
+
+    told(tmp_path, story)
+
+
+def test_keys_that_are_added_and_revoked_reach_followers(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        state = await control.watch(0)
+        keys = KeyFile(tmp_path / "keys.json")
+        key_id = keys.add("robot", ["act"]).split("_")[1]
+        assert state is not None and state.keys == ()
+        state = await control.watch(state.revision, wait_s=5)
+        assert state is not None and [key.key_id for key in state.keys] == [key_id]
+        keys.revoke(key_id)
+        state = await control.watch(state.revision, wait_s=5)
+        assert state is not None and state.keys[0].revoked_at
+        assert "salt" not in (tmp_path / "control.json").read_text()
+
+    told(tmp_path, story)
+
+
+def test_a_canarys_share_is_drawn_by_name_and_holds() -> None:
+    routes = Routes({"a@1": "", "b@1": ""}, "a@1", canary="b@1", share=0.25, robots=("vip",))
+    chosen = [in_canary(f"robot-{i}", routes) for i in range(400)]
+    assert 70 <= sum(chosen) <= 130 and chosen == [in_canary(f"robot-{i}", routes) for i in range(400)]
+    assert in_canary("vip", routes)

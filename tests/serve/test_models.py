@@ -1,0 +1,58 @@
+"""A reference finds the model it names, whatever kind it is, and says so where there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from st4vla.platform.errors import CheckpointError, ConfigError
+from st4vla.serve.models import LoaderConfig, function_of, load, resolve
+
+LOADER = LoaderConfig()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "lab" / "checkpoint"
+    folder.mkdir(parents=True)
+    (folder / "policy.yaml").write_text("kind: st4vla\n")
+    return folder
+
+
+def test_a_folder_is_labelled_by_its_name_and_what_is_in_it(checkpoint: Path) -> None:
+    found = resolve(str(checkpoint), LOADER)
+    assert found.label.startswith("lab@") and found.place == str(checkpoint)
+    (checkpoint / "lineage.json").write_text("{}")
+    assert resolve(str(checkpoint), LOADER).label != found.label
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no policy.yaml"):
+        resolve(str(tmp_path), LOADER)
+
+
+def test_an_alias_of_the_registry_finds_its_version(checkpoint: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.create_registered_model("arm")
+    client.create_model_version("arm", checkpoint.as_uri())
+    client.create_model_version("arm", (tmp_path / "gone").as_uri(), tags={"st4vla.folder": str(checkpoint)})
+    client.set_registered_model_alias("arm", "production", "2")
+    for reference, label in (("models:/arm@production", "arm@2"), ("models:/arm/1", "arm@1")):
+        found = resolve(reference, LOADER, uri)
+        assert (found.label, Path(found.place)) == (label, checkpoint)
+    for wrong in ("models:/arm@canary", "models:/leg/1"):
+        with pytest.raises(CheckpointError, match="has no models:/"):
+            resolve(wrong, LOADER, uri)
+
+
+def test_a_function_of_ones_own_loads_what_it_is_given() -> None:
+    loader = LoaderConfig(function="benchmarks.fixed_latency.build")
+    found = resolve("fixed-5-0@3", loader)
+    assert (found.label, load(found.place, loader).act_s) == ("fixed-5-0@3", 0.005)
+
+
+def test_a_name_that_cannot_be_imported_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        function_of("benchmarks.nothing.build")
