@@ -72,7 +72,8 @@ def act(policy: Any, message: Mapping[str, Any], noise_key: tuple[int, int], con
     kept = None
     if continues and stamp.remaining is not None:
         kept = continuation(stamp.remaining, stamp.delay_steps, spec.chunk_length)
-    guide = Inpainting.of(kept, policy.processor.normalizer(spec.statistics_key)) if kept else None
+    scale = policy.processor.normalizer(spec.statistics_key)
+    guide = Inpainting.of(kept, scale, spec.action_form) if kept else None
     actions = policy.actions([seen], policy.plan([seen]), [noise_key], [guide])[0].actions
     return kept.keep_frozen(actions) if kept else actions
 

@@ -87,7 +87,7 @@ class DualSystems:
         if not any(kept):
             return self._policy.actions(observations, plans, noise_keys)
         scale = self._policy.processor.normalizer(self.spec.statistics_key)
-        guides = [Inpainting.of(one, scale) if one else None for one in kept]
+        guides = [Inpainting.of(one, scale, self.spec.action_form) if one else None for one in kept]
         chunks = self._policy.actions(observations, plans, noise_keys, guides)
         return [
             replace(chunk, actions=one.keep_frozen(chunk.actions)) if one else chunk

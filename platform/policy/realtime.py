@@ -6,6 +6,9 @@ that decays to zero where the old chunk ends. The paper guides a flow's velocity
 here the head predicts noise, so the predicted clean chunk itself is inpainted at every DDIM step, after guidance has
 been applied, and the noise is read back from it (`diffusion.sample_ddim`). No gradient is taken.
 
+The paper's actions are joint targets. Ours may be deltas, and a delta that falls into the frozen rows is lost for good
+where a target would still be reached; `Inpainting` makes up for it (docs/decisions/0005).
+
 Of one session, in control steps:
 
     H  rows of a chunk
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from st4vla.platform.contracts import ActionForm
 from st4vla.platform.data.statistics import Normalizer
 from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.settings import require
@@ -135,21 +139,52 @@ def soft_mask(horizon: int, delay: int, executed: int, schedule: Schedule = "exp
 class Inpainting:
     """Draw a predicted clean chunk [1,T,A] to a target; a `diffusion.Guide`, in normalised actions.
 
+    In columns that are deltas, rows that are drawn to the old chunk would take a part of the way from the new one: a
+    correction of one row that falls into the frozen ones would never be made. What they take is therefore carried on
+    and made up in the rows behind them, within the scaled range [-1, 1], so that the chunk leads where it would have.
+
     Args:
         target_TA: the continued actions, normalised.
         weights_T: `Continuation.weights`.
+        deltas_A: which columns are deltas; none unless given.
     """
 
-    def __init__(self, target_TA: np.ndarray, weights_T: np.ndarray) -> None:
+    def __init__(self, target_TA: np.ndarray, weights_T: np.ndarray, deltas_A: np.ndarray | None = None) -> None:
         self.target = torch.from_numpy(np.asarray(target_TA, np.float32))
         self.weights = torch.from_numpy(np.asarray(weights_T, np.float32))[:, None]
+        deltas = np.zeros(self.target.shape[1], bool) if deltas_A is None else np.asarray(deltas_A, bool)
+        self.deltas = torch.from_numpy(deltas)
 
     @classmethod
-    def of(cls, kept: Continuation, normalizer: Normalizer) -> "Inpainting":
-        """Draw a policy whose actions `normalizer` scales to what is to be kept."""
-        return cls(normalizer.normalize_action(kept.actions), kept.weights)
+    def of(cls, kept: Continuation, normalizer: Normalizer, form: ActionForm = "absolute_joints") -> "Inpainting":
+        """Draw a policy whose actions are of that form, and scaled by `normalizer`, to what is to be kept."""
+        return cls(normalizer.normalize_action(kept.actions), kept.weights, delta_columns(form, kept.actions.shape[1]))
 
     def __call__(self, clean: Tensor, level: float) -> Tensor:
-        """Give the corrected chunk; rows of weight 0 come back bit for bit, whatever the step's signal `level`."""
+        """Give the corrected chunk; rows of weight 0 come back bit for bit if nothing has to be made up in them."""
         target, weights = self.target.to(clean), self.weights.to(clean)
-        return torch.where(weights == 0, clean, clean + weights * (target - clean))
+        mixed = torch.where(weights == 0, clean, clean + weights * (target - clean))
+        if not self.deltas.any():
+            return mixed
+        return self._made_up(clean, mixed, weights)
+
+    def _made_up(self, clean: Tensor, mixed: Tensor, weights: Tensor) -> Tensor:
+        """Carry what each row lost to the rows behind it, as far as their weights leave them free."""
+        deltas = self.deltas.to(clean.device)
+        carry, rows = torch.zeros_like(clean[:, 0]), []
+        for wanted, given, weight in zip(clean.unbind(1), mixed.unbind(1), weights, strict=True):
+            carry = carry + torch.where(deltas, wanted - given, 0)
+            most = given.abs().clamp(min=1)
+            made_up = torch.clamp(given + (1 - weight) * carry, -most, most) - given
+            made_up = torch.where(carry == 0, torch.zeros_like(carry), made_up)
+            carry = carry - made_up
+            rows.append(torch.where(made_up == 0, given, given + made_up))
+        return torch.stack(rows, dim=1)
+
+
+def delta_columns(form: ActionForm, width: int) -> np.ndarray:
+    """Tell which columns of an action are deltas, bool [A]; the gripper of an arm, its last column, never is."""
+    deltas = np.full(width, form != "absolute_joints")
+    if form == "delta_end_effector":
+        deltas[6:] = False
+    return deltas

@@ -12,6 +12,7 @@ from st4vla.platform.policy.realtime import (
     RealtimeConfig,
     check_range,
     continuation,
+    delta_columns,
     hold_last,
     soft_mask,
 )
@@ -101,6 +102,32 @@ def test_inpainting_mixes_by_the_weight_and_leaves_free_rows_bit_for_bit():
     assert torch.equal(given[0, 2], clean[0, 2])
 
 
+def made_up(clean, weights, target=(0, 0, 0, 0), deltas=(True,)):
+    guide = Inpainting(np.array(target)[:, None], np.array(weights), np.array(deltas))
+    return guide(torch.tensor(clean)[None, :, None], 0.5)[0, :, 0].tolist()
+
+
+def test_what_frozen_rows_take_from_the_way_is_made_up_behind_them():
+    assert made_up([0.5, 0.3, 0.1, 0.0], [1, 1, 0, 0]) == pytest.approx([0, 0, 0.9, 0])
+
+
+def test_what_does_not_fit_into_one_row_goes_on_to_the_next():
+    assert made_up([0.9, 0.8, 0.5, 0.1], [1, 1, 0, 0]) == pytest.approx([0, 0, 1.0, 1.0])
+
+
+def test_rows_that_are_partly_free_make_up_their_part():
+    assert made_up([0.4, 0.0, 0.0, 0.0], [1, 0.5, 0, 0]) == pytest.approx([0, 0.2, 0.2, 0])
+
+
+def test_an_absolute_column_has_nothing_to_make_up():
+    assert made_up([0.5, 0.3, 0.1, 0.0], [1, 1, 0, 0], deltas=(False,)) == pytest.approx([0, 0, 0.1, 0])
+
+
+def test_the_hand_moves_by_deltas_and_the_gripper_does_not():
+    assert delta_columns("delta_end_effector", 7).tolist() == [True] * 6 + [False]
+    assert not delta_columns("absolute_joints", 7).any() and delta_columns("delta_joints", 7).all()
+
+
 class Expert:
     """A denoiser whose every row's clean chunk is one value, and whose free rows follow the first row's noisy value."""
 
@@ -143,7 +170,7 @@ def continued(policy, observations, key=(5, 1), delay=2, executed=3):
     old = policy.act(observations[:1], ["a"], [(5, 0)])[0].actions
     kept = continuation(old[executed:], delay, 8)
     assert kept is not None
-    guide = Inpainting.of(kept, policy.processor.normalizer("tabletop_panda"))
+    guide = Inpainting.of(kept, policy.processor.normalizer("tabletop_panda"), "delta_end_effector")
     plans = policy.plan(observations[:1])
     chunk = policy.actions(observations[:1], plans, [key], [guide])[0]
     return old, kept.keep_frozen(chunk.actions)
