@@ -22,6 +22,9 @@ demo: setup ## run the main job at small size: collect, ground, act, evaluate, t
 reproduce: setup ## run the main job at the size the README's table quotes (about an hour and a half)
 	$(ST4VLA) demo --size full --out runs/reproduce
 
+ladder: setup ## train and compare the paper's four arms with three seeds (about three hours, goes on where it stopped)
+	$(ST4VLA) ladder
+
 test: setup ## run every test (up to 25 minutes on 2 cores)
 	$(PYTHON) -m pytest -q --timeout=$(SECONDS_PER_TEST) --durations=15
 
@@ -53,4 +56,4 @@ build: setup ## build the wheel, install it in a fresh environment and use it th
 clean: ## remove what was built, keeping .venv, .vulkan and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache typings
 
-.PHONY: help setup demo reproduce test test-fast check format links lock base build clean
+.PHONY: help setup demo reproduce ladder test test-fast check format links lock base build clean

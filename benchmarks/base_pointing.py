@@ -63,7 +63,7 @@ def answer(checkpoint, asked) -> list[tuple[bool, bool]]:
     import torch
 
     from st4vla.platform.policy.dense import place_of_peak
-    from st4vla.platform.policy.inference import ground
+    from st4vla.platform.policy.grounding import ground
 
     model, processor = checkpoint.model.eval(), checkpoint.processor
     images = [question.image for question, _ in asked]

@@ -45,7 +45,8 @@ def one_actor() -> float:
     from st4vla.workers.worlds import family, warm_up
 
     worlds = family("tabletop")
-    world: Any = warm_up(worlds, "reach", pictures=True)
+    world: Any = worlds.make_world("")
+    warm_up(world, worlds.training("reach", 0), pictures=True)
     specs = [worlds.training(task, index) for index in range(EPISODES // 3) for task in ("reach", "push")]
     started = time.process_time()
     tries = [demonstrate(world, worlds.make_expert, spec, NoiseConfig(), worlds.control_hz) for spec in specs]

@@ -24,7 +24,8 @@ def main() -> None:
     from st4vla.workers.worlds import family, warm_up
 
     worlds = family("tabletop")
-    world = warm_up(worlds, "reach", pictures=True)
+    world = worlds.make_world("")
+    warm_up(world, worlds.training("reach", 0), pictures=True)
     client = LocalClient(RandomPolicy(RandomPolicyConfig(cameras=CAMERAS, chunk_length=8)))
     specs = [spec for task in ("reach", "push") for spec in worlds.plan("seen", [task], EPISODES, 0)]
     steps, seconds = {True: 0, False: 0}, {True: 0.0, False: 0.0}

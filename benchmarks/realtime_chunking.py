@@ -122,11 +122,13 @@ def measure(
     torch.set_num_threads(1)
     policy = load_policy(checkpoint)
     worlds = family("tabletop")
-    world = warm_up(worlds, "reach", pictures=True)
+    specs = worlds.plan("seen", ["reach"], episodes, seed)
+    world = worlds.make_world(worlds.key_of(specs[0]))
+    warm_up(world, specs[0], pictures=True)
     arms = [("none", 0.0)] + [(arm, delay) for delay in delays_s for arm in ("realtime", "switch", "wait")]
     rows: dict[Any, list] = {arm: [] for arm in arms}
     with EpisodeProgress("episodes", episodes * len(arms)) as progress:
-        for done, spec in enumerate(worlds.plan("seen", ["reach"], episodes, seed)):
+        for done, spec in enumerate(specs):
             if done and done % every == 0:
                 report(rows)
             for arm, delay_s in arms:

@@ -61,10 +61,18 @@ class DotWorld:
         self.steps = 0
         self.perturbed_at: int | None = None
 
+    embodiment = ""
+    control_hz = 5.0
+
     @property
     def max_steps(self) -> int:
         """Control steps of an episode."""
         return self.config.max_steps
+
+    @staticmethod
+    def hold_action() -> np.ndarray:
+        """Give the action [7] that moves nothing."""
+        return np.zeros(7, np.float32)
 
     @property
     def instruction(self) -> str:

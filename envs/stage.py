@@ -13,6 +13,7 @@ import sapien
 
 from st4vla.envs import objects, tabletop
 from st4vla.envs.layout import Scene
+from st4vla.platform.machine import render_backend
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Stage:
             obs_mode="none",
             reward_mode="none",
             sim_backend="physx_cpu",
-            render_backend="cpu",
+            render_backend=render_backend(),
             sensor_configs={"shader_pack": "minimal", "width": image_size, "height": image_size},
         )
         self._robot = self._env.agent.robot._objs[0]

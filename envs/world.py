@@ -58,7 +58,13 @@ class Progress:
 
 
 class TabletopWorld:
-    """One world; `stage` may be shared with the other worlds of a process, whose episodes then take turns to look."""
+    """One world; `stage` may be shared with the other worlds of a process, whose episodes then take turns to look.
+
+    Its actions are those of the contracts, so `embodiment` names no executor.
+    """
+
+    embodiment = ""
+    control_hz = float(tabletop.CONTROL_HZ)
 
     def __init__(self, config: WorldConfig = WorldConfig(), stage: Stage | None = None):  # noqa: B008 (frozen)
         self.config = config

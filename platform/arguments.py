@@ -34,6 +34,7 @@ class CommandSpec:
         aliases: other names of config keys on the command line; Hydra keeps the name of a config group for the group,
             so a plain key that users know by such a name bears another one in the YAML.
         rest: config key that takes every word after the last positional, verbatim, as a list; "" for none.
+        many: config key that takes every further word as a list, while flags and key=value keep their meaning.
     """
 
     name: str
@@ -42,6 +43,7 @@ class CommandSpec:
     positionals: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     rest: str = ""
+    many: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -51,24 +53,23 @@ class CommandSpec:
         Raises:
             ConfigError: `about` or `run` is missing, or a key is unknown.
         """
-        unknown = set(block) - {"about", "run", "positionals", "flags", "rest", "aliases"}
+        unknown = set(block) - {"about", "run", "positionals", "flags", "rest", "many", "aliases"}
         if unknown or not block.get("about") or not block.get("run"):
             raise ConfigError(
                 f"the command block of configs/{name}.yaml has {sorted(block)}; "
-                "expected about and run, and at most positionals, flags, rest and aliases"
+                "expected about and run, and at most positionals, flags, rest, many and aliases"
             )
         flags = tuple(_flag(flag, target) for flag, target in (block.get("flags") or {}).items())
         positionals = tuple(block.get("positionals") or ())
-        return cls(
-            name, block["about"], block["run"], positionals, flags, block.get("rest") or "", block.get("aliases") or {}
-        )
+        rest, many = block.get("rest") or "", block.get("many") or ""
+        return cls(name, block["about"], block["run"], positionals, flags, rest, many, block.get("aliases") or {})
 
     @property
     def usage(self) -> str:
         """One line: the command, its positionals and where flags and settings go."""
         words = [f"[{key.upper()}]" for key in self.positionals]
-        if self.rest:
-            words.append(f"[{self.rest.upper()} ...]")
+        if self.rest or self.many:
+            words.append(f"[{(self.rest or self.many).upper()} ...]")
         return " ".join(["st4vla", self.name, *words, "[--flags]", "[key=value ...]"])
 
 
@@ -94,7 +95,7 @@ def parse_arguments(spec: CommandSpec, words: Sequence[str]) -> Arguments:
         ConfigError: an unknown flag, a flag without its value, or a word no positional takes.
     """
     arguments = Arguments()
-    free = list(spec.positionals)
+    free, further = list(spec.positionals), []
     queue = list(words)
     while queue:
         if spec.rest and not free:
@@ -111,8 +112,12 @@ def parse_arguments(spec: CommandSpec, words: Sequence[str]) -> Arguments:
             arguments.overrides.append(_unaliased(spec, word))
         elif free:
             arguments.overrides.append(f"{free.pop(0)}={quote(word)}")
+        elif spec.many:
+            further.append(_quoted(word))
         else:
             raise ConfigError(f"{spec.name} was given {word!r} and has no place for it; usage: {spec.usage}")
+    if further:
+        arguments.overrides.append(f"{spec.many}=[{','.join(further)}]")
     return arguments
 
 

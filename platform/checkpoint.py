@@ -33,6 +33,7 @@ from st4vla.platform.policy.folder import (
     read_tensors,
     save_folder,
 )
+from st4vla.platform.policy.hollow import cast_weights, without_weights
 from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
@@ -44,6 +45,7 @@ __all__ = [
     "load_checkpoint",
     "load_planner",
     "load_policy",
+    "prepare_checkpoint",
     "read_policy_yaml",
     "save_checkpoint",
 ]
@@ -80,41 +82,67 @@ def save_checkpoint(
         CheckpointError: weights are not finite, or the disk is full; nothing is left behind and an older
             checkpoint of that name stays as it was.
     """
-    tensors = own_tensors(model)
+    return prepare_checkpoint(model, processor, lineage, parts=parts, dtype=dtype)(folder)
+
+
+def prepare_checkpoint(
+    model: St4vlaModel,
+    processor: Processor,
+    lineage: Lineage,
+    *,
+    parts: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Callable[[str | Path], Path]:
+    """Copy the weights as they are now; give the function that writes them as `save_checkpoint` does, when it suits.
+
+    Args:
+        tensors: what to write, by name; None for the model's own.
+    """
+    tensors = own_tensors(model) if tensors is None else tensors
     if parts:
         tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in parts}
-    tensors = {name: t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in tensors.items()}
+    kept = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
 
-    def write(target: Path) -> None:
+    def write_rest(target: Path) -> None:
         processor.tokenizer.save_pretrained(target)
         (target / STATISTICS).write_text(statistics_to_text(list(processor.statistics.values())))
 
-    return save_folder(folder, model.config.to_yaml(), tensors, lineage, write)
+    return lambda folder: save_folder(folder, model.config.to_yaml(), kept, lineage, write_rest)
 
 
 def load_checkpoint(
-    folder: str | Path, *, parts_ok: bool = False, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: str | Path,
+    *,
+    parts_ok: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    config: PolicyConfig | None = None,
 ) -> Checkpoint:
     """Read an st4vla checkpoint.
 
     Args:
         parts_ok: accept a product of stage 1; modules that it lacks entirely keep random weights and are named in
             `fresh`; seed torch first for the same ones.
+        config: settings in place of the folder's own, which the weights must fit as well.
 
     Raises:
         CheckpointError: a file is missing or unreadable, weights do not fit the architecture (all of them are
             listed), or weights are not finite.
     """
     folder = Path(folder)
-    config = PolicyConfig.from_mapping(read_policy_yaml(folder, "st4vla"))
+    config = config or PolicyConfig.from_mapping(read_policy_yaml(folder, "st4vla"))
     processor = Processor(config, read_tokenizer(folder), read_statistics(existing(folder / STATISTICS)))
-    model = St4vlaModel(config, processor.token_ids)
     tensors = read_tensors(folder)
+    with without_weights():
+        model = St4vlaModel(config, processor.token_ids)
     fresh = absent_modules(model, tensors) if parts_ok else ()
     if fresh:
         logger.warning("%s lacks %s, which start from random weights", folder, ", ".join(fresh))
+        model = St4vlaModel(config, processor.token_ids)
     fit(model, tensors, folder, fresh)
-    return Checkpoint(model.to(device, dtype).eval(), processor, read_lineage(folder), fresh)
+    cast_weights(model, device, dtype)
+    return Checkpoint(model.eval(), processor, read_lineage(folder), fresh)
 
 
 def load_planner(model: St4vlaModel, folder: str | Path) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 ActionForm = Literal["delta_end_effector", "delta_joints", "absolute_joints"]
 StateForm = Literal["proprioception", "privileged"]
-GroundingKind = Literal["box", "point", "target", "trace", "subgoal"]
+RotationForm = Literal["rotation_vector", "euler_xyz"]
+GroundingKind = Literal["box", "point", "target", "trace", "subgoal", "words"]
 
 # A box is (x1, y1, x2, y2) and a point is (x, y), in pixels of the source image; x to the right, y down.
 Box = tuple[float, float, float, float]
@@ -76,7 +77,9 @@ class PolicySpec:
 
     No cameras means that nothing is rendered for it. `state_form` is "proprioception" for a robot's own reading
     (for an arm [x, y, z] m, rotation vector in rad, gripper opening 0..1: S = 7) and "privileged" for a
-    simulator's full state, which only policies learned in simulation may ask for.
+    simulator's full state, which only policies learned in simulation may ask for. `rotation_form` is "euler_xyz" for
+    checkpoints of Open X-Embodiment data, whose rotations are roll, pitch and yaw about the fixed axes in rad; whoever
+    carries out their chunks turns these into rotation vectors (platform/policy/execution.py).
     """
 
     cameras: tuple[str, ...]
@@ -88,6 +91,7 @@ class PolicySpec:
     statistics_key: str
     action_form: ActionForm = "delta_end_effector"
     state_form: StateForm = "proprioception"
+    rotation_form: RotationForm = "rotation_vector"
 
 
 class Policy(Protocol):
@@ -153,6 +157,7 @@ class EpisodeResult:
         stages: names of the stages reached, in order.
         steps: executed control steps.
         looks: frames the policy was shown.
+        held_steps: control steps in which the robot held still because the policy's answer was late.
         recovery_steps: control steps from the disturbance to the success; None if undisturbed or not recovered.
         failure: "" on success; "task" when the time ran out on the policy; "crash" and "timeout" are the
             environment's and "policy" an unusable answer: these three are never counted as the policy's failures
@@ -169,6 +174,7 @@ class EpisodeResult:
     steps: int
     looks: int
     recovery_steps: int | None = None
+    held_steps: int = 0
     failure: FailureKind = ""
     reason: str = ""
     wall_s: float = 0.0
@@ -238,8 +244,10 @@ class GroundingSample:
     Attributes:
         image: uint8 [H,W,3].
         kind: what is asked for.
-        label: the words to ground, e.g. "red cube", or the instruction for a target, a trace or a sub-goal.
-        answer: the box, points or trajectory; for a sub-goal its words are in `answer.label`.
+        label: the words to ground, e.g. "red cube", or the instruction for a target, a trace or a sub-goal; for
+            "words" the whole question.
+        answer: the box, points or trajectory; for a sub-goal and for "words" the answer's text is in `answer.label`,
+            any coordinates in it in pixels of the image.
         region: for a point, the box it may lie in, where the data has one.
         dense_labels: int8 [h,w] indices into `dense_names` + 1, 0 for nothing, -1 for unknown; None where the data
             has no segmentation. Feeds the auxiliary dense loss.

@@ -121,11 +121,22 @@ def look_at_robots(_: Mapping[str, Any]) -> str:
 
 
 def look_at_more_assets(_: Mapping[str, Any]) -> str:
-    """Find the asset folder of the benchmark scenes."""
-    folder = os.environ.get("ST4VLA_ASSETS")
-    if not folder or not Path(folder).is_dir():
-        raise Missing(f"ST4VLA_ASSETS is {folder or 'not set'}: only the tabletop tasks run")
-    return folder
+    """See which tasks of the benchmark suites have their scenes; every file is read."""
+    from st4vla.platform.assets.needs import files_for, readiness, suites_of
+    from st4vla.platform.assets.tree import find_tree, survey
+
+    tree, suites = find_tree(), suites_of(())
+    rows = readiness(survey(tree, files_for(suites)), suites)
+    disabled = [row for row in rows if row.lacking]
+    if len(disabled) == len(rows):
+        raise Missing(f"{tree.root} has the scenes of none of the {len(rows)} SimplerEnv task groups")
+    if disabled:
+        suites_hit = ", ".join(sorted({row.suite for row in disabled}))
+        raise Missing(
+            f"{tree.root} lacks the scenes of {len(disabled)} of {len(rows)} SimplerEnv task groups, in {suites_hit}"
+        )
+    stood_in = sum(bool(row.stood_in) for row in rows)
+    return f"{tree.root} has all SimplerEnv scenes" + (f", {stood_in} groups with stand-ins" if stood_in else "")
 
 
 def look_at_tracking(settings: Mapping[str, Any]) -> str:
@@ -172,7 +183,7 @@ CHECKS = (
     Check("deepspeed", "DeepSpeed", look_at_deepspeed, INSTALL),
     Check("compiler", "compiler", look_at_compiler, "apt install g++ ninja-build", required=False),
     Check("robots", "assets", look_at_robots, INSTALL),
-    Check("more-assets", "benchmarks", look_at_more_assets, "export ST4VLA_ASSETS=FOLDER", required=False),
+    Check("more-assets", "benchmarks", look_at_more_assets, "st4vla assets fetch simplerenv", required=False),
     Check("tracking", "MLflow store", look_at_tracking, "start the server, or choose tracking=sqlite"),
     Check("disk", "disk", look_at_disk, "rm -r runs/OLD, or run from another disk"),
     Check("memory", "memory", look_at_memory, "close other programs, or lower the command's number of workers", False),

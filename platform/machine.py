@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+RENDER = "ST4VLA_RENDER"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +37,17 @@ def process_environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items() if value}
 
 
-def prepare_process() -> None:
-    """Set `process_environment` in this process; call it before torch or SAPIEN is imported."""
+def prepare_process(render_on_gpu: bool = False) -> None:
+    """Set `process_environment` in this process; call it before torch or SAPIEN is imported.
+
+    With `render_on_gpu` the software driver is left out, and `render_backend` says so (written, not yet run).
+    """
     os.environ.update(process_environment())
+    if render_on_gpu:
+        os.environ.pop("VK_DRIVER_FILES", None)
+        os.environ[RENDER] = "gpu"
+
+
+def render_backend() -> str:
+    """Name the device that this process renders on, as ManiSkill does: "cpu" unless it was prepared for a GPU."""
+    return os.environ.get(RENDER, "cpu")

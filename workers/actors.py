@@ -1,6 +1,7 @@
 """Put the plain classes into Ray processes: rollout actors with pooled worlds, and the inference actor."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,7 +13,9 @@ from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus
 from st4vla.workers.demonstrate import BLIND
 from st4vla.workers.inference import ActorClient, BatchConfig, InferenceServer, LocalClient, PolicyClient
 from st4vla.workers.policies import PolicySource
-from st4vla.workers.rollout import Rollout, RolloutOptions, RolloutWorker, World
+from st4vla.workers.pooled import RolloutWorker
+from st4vla.workers.rollout import Rollout, RolloutOptions, World, failed_result
+from st4vla.workers.watchdog import Stalled, WatchConfig, Watchdog
 from st4vla.workers.worlds import family, warm_up
 
 
@@ -39,6 +42,28 @@ class InferenceConfig:
             raise ConfigError(f"inference.place is {self.place!r}; expected auto, actor or local.")
         if self.replicas < 1:
             raise ConfigError(f"inference.replicas is {self.replicas}; give at least 1.")
+
+
+@dataclass(frozen=True)
+class GpuWorkers:
+    """Rollout actors that render on a GPU, beside those that do so on processors.
+
+    A GPU's pictures differ from a processor's in the last bits, so rows are repeatable only with the same mix.
+
+    Attributes:
+        number: how many.
+        gpus_each: share of a GPU each holds.
+    """
+
+    number: int = 0
+    gpus_each: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.number < 0 or not 0 < self.gpus_each <= 1:
+            raise ConfigError(
+                f"gpu_workers.number is {self.number} and gpus_each {self.gpus_each}; expected 0 or more, and a share "
+                "above 0 and up to 1."
+            )
 
 
 class ExpertClient:
@@ -70,39 +95,47 @@ class WorkerSetup:
     Attributes:
         policy, options: who acts, and how its chunks are executed.
         world: family of worlds.
-        task: one of the tasks that will come, to warm up with.
+        first: an episode to warm up with; None warms up nothing.
         looks: whether pictures will be asked for.
+        watch: how long one step may take.
+        max_worlds: worlds an actor keeps at once.
     """
 
     policy: PolicySource
     options: RolloutOptions
     world: str = "tabletop"
-    task: str = "reach"
+    first: EpisodeSpec | None = None
     looks: bool = False
+    watch: WatchConfig = WatchConfig()
+    max_worlds: int = 4
 
 
 class RolloutActor:
-    """Run episodes in this process, one at a time; `RolloutWorker` behind Ray.
+    """Run episodes in this process, one at a time; `RolloutWorker` behind Ray, under a watchdog.
 
-    The pool owns it and replaces it when it dies; its worlds are lost with it.
+    The pool owns it and replaces it when it dies or is stuck; its worlds are lost with it.
     """
 
-    def __init__(self, setup: WorkerSetup, inference: Any = None, timeout_s: float = 120.0):
-        prepare_process()
+    def __init__(self, setup: WorkerSetup, inference: Any = None, timeout_s: float = 120.0, on_gpu: bool = False):
+        prepare_process(render_on_gpu=on_gpu)
         self._setup = setup
         self._inference = inference
         self._timeout_s = timeout_s
-        self._worker: RolloutWorker | None = None
+        self._watchdog = Watchdog(setup.watch, hard_exit=True)
+        self._worker: RolloutWorker
 
     def ready(self) -> bool:
         """Load what episodes need; errors made here reach the driver as they are."""
-        make_client = self._make_client()
-        self._worker = RolloutWorker(self._make_world, make_client, self._setup.options)
-        self._worker.pooled()
+        self._watchdog.call(self._prepare)
         return True
 
-    def _make_world(self) -> World:
-        return warm_up(family(self._setup.world), self._setup.task, self._setup.looks)
+    def _prepare(self) -> None:
+        setup, worlds = self._setup, family(self._setup.world)
+        make_client = self._make_client()
+        self._worker = RolloutWorker(worlds.make_world, make_client, setup.options, worlds.key_of, setup.max_worlds)
+        if setup.first is not None:
+            world, _ = self._worker.pooled(setup.first)
+            warm_up(world, setup.first, setup.looks)
 
     def _make_client(self) -> Callable[[World], PolicyClient]:
         if self._setup.policy.is_expert:
@@ -119,18 +152,25 @@ class RolloutActor:
         """Give the id of this process."""
         return os.getpid()
 
+    def cpu_seconds(self) -> float:
+        """Give the processor time of this process so far, all its threads'."""
+        return time.process_time()
+
     def run(self, spec: EpisodeSpec) -> Rollout:
-        """Run one episode."""
-        assert self._worker is not None
-        return self._worker.run(spec)
+        """Run one episode; a step that hangs ends it, and this process is of no more use."""
+        try:
+            return self._watchdog.call(lambda: self._worker.run(spec, self._watchdog.beat))
+        except Stalled as error:
+            kind = "policy" if error.part == "policy" else "timeout"
+            return Rollout(failed_result(spec, kind, str(error)), None, spent=True)
 
     def film(self, spec: EpisodeSpec, rollout: Rollout) -> bytes:
         """Render an episode from its recording and give the MP4."""
         from st4vla.workers.film import film_episode
 
-        assert self._worker is not None
-        world, _ = self._worker.pooled()
-        return film_episode(world, spec, rollout)
+        return self._watchdog.call(
+            lambda: film_episode(self._worker.pooled(spec)[0], spec, rollout, self._watchdog.beat)
+        )
 
 
 class InferenceActor(InferenceServer):
@@ -148,7 +188,7 @@ def start_inference(source: PolicySource, config: InferenceConfig, num_workers: 
     """
     import ray
 
-    if source.is_expert or resolve_place(config) == "local":
+    if source.is_expert or source.is_remote or resolve_place(config) == "local":
         return []
     bucket = max(1, min(config.batch.max_batch, -(-num_workers // config.replicas)))
     batch = replace(config.batch, max_batch=bucket)
@@ -167,15 +207,25 @@ def resolve_place(config: InferenceConfig) -> str:
 
 
 def rollout_actor_factory(
-    setup: WorkerSetup, num_workers: int, inference: Sequence[Any] = (), timeout_s: float = 120.0
+    setup: WorkerSetup,
+    num_workers: int,
+    inference: Sequence[Any] = (),
+    timeout_s: float = 120.0,
+    gpu_workers: GpuWorkers = GpuWorkers(),  # noqa: B008 (frozen)
 ) -> Callable[[int], Any]:
-    """Give the function with which a pool starts its rollout actors; each is sized so that all fit at once."""
+    """Give the function with which a pool starts its rollout actors; each is sized so that all fit at once.
+
+    The first `num_workers` render on processors, those after them on GPUs.
+    """
     import ray
 
-    actor = ray.remote(num_cpus=cpus_per_actor(num_workers), max_restarts=0)(RolloutActor)
+    cpus = cpus_per_actor(num_workers + gpu_workers.number)
+    actor = ray.remote(num_cpus=cpus, max_restarts=0)(RolloutActor)
 
     def make(index: int) -> Any:
-        return actor.remote(setup, inference[index % len(inference)] if inference else None, timeout_s)
+        on_gpu = index >= num_workers
+        placed = actor.options(num_gpus=gpu_workers.gpus_each) if on_gpu else actor
+        return placed.remote(setup, inference[index % len(inference)] if inference else None, timeout_s, on_gpu)
 
     return make
 

@@ -128,7 +128,9 @@ class CollectActor:
 
     def ready(self) -> bool:
         """Build the world and its renderer, so that no attempt pays for them."""
-        self._world = warm_up(family(self._config.world), self._config.tasks[0], pictures=True)
+        worlds = family(self._config.world)
+        self._world = worlds.make_world("")
+        warm_up(self._world, worlds.training(self._config.tasks[0], 0), pictures=True)
         if not self._config.policy.is_expert:
             self._client = LocalClient(self._config.policy.load())
         return True
@@ -225,7 +227,7 @@ def _fill_quota(config: CollectConfig, writer: LeRobotWriter, ledger: Ledger) ->
         return 0.0
     head, started = [first], 0.0
 
-    def next_spec() -> EpisodeSpec | None:
+    def next_spec(_: int) -> EpisodeSpec | None:
         nonlocal started
         started = started or time.perf_counter()
         return head.pop() if head else source.next_spec()

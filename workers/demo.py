@@ -96,7 +96,8 @@ def run_step(step: Step) -> float:
     code = subprocess.run([sys.executable, "-m", "st4vla.platform.cli", *step.words], check=False).returncode
     if code:
         raise WorkerLost(
-            f"the step {step.title!r} ended with exit code {code}; mend it and run the demo again: {step.command}"
+            f"the step {step.title!r} ended with exit code {code}; mend it and go on by the same command; "
+            f"the step was: {step.command}"
         )
     return time.monotonic() - started
 

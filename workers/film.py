@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec, Spatial
 from st4vla.platform.data.video import VideoConfig, encode
-from st4vla.workers.rollout import Look, Recording, Rollout
+from st4vla.workers.rollout import Beat, Look, Recording, Rollout, no_beat
 
 LARGE, SMALL, BANNER = 384, 192, 40
 PLAYBACK_FPS = 10
@@ -29,7 +29,7 @@ class Filmable(Protocol):
     def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, Any]: ...
 
 
-def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout) -> bytes:
+def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout, beat: Beat = no_beat) -> bytes:
     """Give the episode as an MP4 at twice real time.
 
     Raises:
@@ -38,10 +38,10 @@ def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout) -> bytes:
     if rollout.recording is None:
         raise ValueError(f"episode {spec.episode_id} left no recording: {rollout.result.reason}")
     world.reset(spec)
-    frames = [
-        compose(_views(world, snapshot), spec, rollout.recording, rollout.result, step)
-        for step, snapshot in enumerate(rollout.recording.snapshots)
-    ]
+    frames = []
+    for step, snapshot in enumerate(rollout.recording.snapshots):
+        beat("render", f"frame {step}" if step else "first frame")
+        frames.append(compose(_views(world, snapshot), spec, rollout.recording, rollout.result, step))
     frames += [frames[-1]] * LAST_FRAME_REPEATS
     return encode(np.stack(frames), PLAYBACK_FPS, VideoConfig(quality=23))
 
@@ -59,13 +59,14 @@ def compose(
     look = look_at(recording, step)
     instruction = look.instruction if look else spec.instruction
     pen.text((10, 10), _shorten(instruction, 62), INK, font=ImageFont.load_default(16))
-    main, *others = views.items()
-    scale = LARGE / main[1].shape[1]
-    canvas.paste(Image.fromarray(main[1]).resize((LARGE, LARGE), Image.Resampling.BICUBIC), (0, BANNER))
+    main, *others = views.values()
+    shown = fit(main, LARGE)
+    canvas.paste(Image.fromarray(main).resize(shown, Image.Resampling.BICUBIC), (0, BANNER))
     if look is not None and look.spatial is not None:
-        draw_spatial(pen, look.spatial, scale, (0, BANNER))
-    for _, view in others[:1]:
-        canvas.paste(Image.fromarray(view).resize((SMALL, SMALL), Image.Resampling.BICUBIC), (LARGE, BANNER))
+        seen = look.seen or (main.shape[1], main.shape[0])
+        draw_spatial(pen, look.spatial, (shown[0] / seen[0], shown[1] / seen[1]), (0, BANNER))
+    for view in others[:1]:
+        canvas.paste(Image.fromarray(view).resize(fit(view, SMALL), Image.Resampling.BICUBIC), (LARGE, BANNER))
     _write_state(pen, spec, recording, result, step)
     return np.asarray(canvas)
 
@@ -76,11 +77,19 @@ def look_at(recording: Recording, step: int) -> Look | None:
     return past[-1] if past else None
 
 
-def draw_spatial(pen: ImageDraw.ImageDraw, spatial: Spatial, scale: float, corner: tuple[int, int]) -> None:
-    """Draw a read-out given in pixels of the source image onto its enlargement by `scale` at `corner`."""
+def fit(image: np.ndarray, edge: int) -> tuple[int, int]:
+    """Give width and height of an image scaled to fit a square."""
+    height, width = image.shape[:2]
+    return round(edge * width / max(width, height)), round(edge * height / max(width, height))
+
+
+def draw_spatial(
+    pen: ImageDraw.ImageDraw, spatial: Spatial, scale: tuple[float, float], corner: tuple[int, int]
+) -> None:
+    """Draw a read-out given in pixels of the source image onto its enlargement, by x and by y, at `corner`."""
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
-        return corner[0] + point[0] * scale, corner[1] + point[1] * scale
+        return corner[0] + point[0] * scale[0], corner[1] + point[1] * scale[1]
 
     if spatial.box is not None:
         x1, y1, x2, y2 = spatial.box

@@ -49,7 +49,8 @@ def film_name(row: Row) -> str:
     """Name a film by what it shows."""
     arm = "-disturbed" if row["perturbations"] else ""
     verdict = "success" if row["success"] else "failed"
-    return f"{row['suite']}-{row['task']}-{row['seed']}{arm}-{verdict}.mp4"
+    variant = "" if row["variant"] == "default" else f"-{row['variant'].replace('/', '_')}"
+    return f"{row['suite']}-{row['task']}{variant}-{row['seed']}{arm}-{verdict}.mp4"
 
 
 def film_chosen(
@@ -72,7 +73,7 @@ def film_chosen(
 
 def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
     left = iter(shots)
-    for outcome in pool.run(lambda: next(left, None), lambda actor, shot: actor.film.remote(shot.spec, shot.rollout)):
+    for outcome in pool.run(lambda _: next(left, None), lambda actor, shot: actor.film.remote(shot.spec, shot.rollout)):
         if outcome.value is None:
             log.warning("no film of episode %s: %s", outcome.item.episode_id, outcome.reason)
             continue
@@ -92,6 +93,7 @@ def result_of(row: Row) -> EpisodeResult:
 
 def _entry(row: Row) -> Film:
     arm = ", ".join(name.replace("_", " ") for name in row["perturbations"])
-    title = f"{row['suite']} / {row['task']}, seed {row['seed']}" + (f" ({arm})" if arm else "")
+    variant = "" if row["variant"] == "default" else f", {row['variant']}"
+    title = f"{row['suite']} / {row['task']}{variant}, seed {row['seed']}" + (f" ({arm})" if arm else "")
     caption = f"{row['instruction']} - {row['steps']} steps, {row['looks']} looks"
     return Film(f"films/{film_name(row)}", title, caption, row["success"])

@@ -1,15 +1,18 @@
 """Keep one row per episode, exactly once, in a file that survives a kill at any byte.
 
 The file is JSON lines. The first line is the header (the plan's digest and the settings that made it); then come
-rows, one per finished episode, and events (retries). Each line is one `write` followed by fsync, so that a kill
-can tear only the last line, which opening drops. A lock keeps a second driver out.
+rows, one per finished episode, and events (retries, rows that are void). Each line is one `write` followed by fsync,
+so that a kill can tear only the last line, which opening drops; a write that the disk refuses is undone. A lease keeps
+a second driver out (`lease.py`); who takes over from a driver that is gone puts a copy in the file's place, so that
+whatever the other still writes goes nowhere.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +20,12 @@ from typing import Any
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
 from st4vla.platform.errors import DataError
+from st4vla.workers.lease import Lease, LeaseConfig
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+VOID = "void"
 
 
 def plan_digest(plan: Sequence[EpisodeSpec], settings: Mapping[str, Any]) -> str:
@@ -46,13 +51,19 @@ def canonical_order(row: Row) -> tuple[Any, ...]:
 
 
 class Ledger:
-    """The rows of one plan in one file; one process at a time may hold it open.
+    """The rows of one plan in one file; one driver at a time may hold it open.
 
     A row is on disk before `append` returns. Retries are kept as events, apart from rows, so that a run in which
     actors died has the same rows as one in which none did.
     """
 
-    def __init__(self, path: Path, plan: Sequence[EpisodeSpec] | None, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        plan: Sequence[EpisodeSpec] | None,
+        settings: Mapping[str, Any],
+        lease: LeaseConfig = LeaseConfig(),  # noqa: B008 (frozen)
+    ):
         """Open or create the ledger of this plan; None is an open plan, which takes any episode.
 
         Raises:
@@ -63,46 +74,53 @@ class Ledger:
         self.events: list[Row] = []
         self._wanted = None if plan is None else {spec.episode_id for spec in plan}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
+        self._lease: Lease | None = Lease(path, lease)
+        self._handle = -1
         try:
-            self._lock()
-            self._read(plan or (), settings)
+            lines, good = parse_lines(path) if path.exists() else ([], b"")
+            self._handle = self._open(good)
+            self._read(lines, plan or (), settings)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"{self.path} is held by another running process; wait for it, or give this run another run_dir=."
-            ) from error
+    def _open(self, good: bytes) -> int:
+        """Open the file to append; drop a torn last line, and after a takeover put a copy in the file's place."""
+        torn = self.path.exists() and self.path.stat().st_size > len(good)
+        if torn:
+            log.warning("%s: dropped a torn last line; its episode runs again.", self.path)
+        if torn or (good and self._lease is not None and self._lease.taken_over):
+            self._replace(good)
+        handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+        self._size = os.fstat(handle).st_size
+        _sync_folder(self.path.parent)
+        return handle
 
-    def _read(self, plan: Sequence[EpisodeSpec], settings: Mapping[str, Any]) -> None:
-        """Load what is there, dropping a torn last line, or write the header of a new file."""
-        settings = json.loads(json.dumps(settings))
+    def _replace(self, content: bytes) -> None:
+        scratch = self.path.with_suffix(".taken")
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, self.path)
+        except OSError as error:
+            raise DataError(f"could not write {scratch}: {error}; free some space and run again.") from error
+
+    def _read(self, lines: Sequence[Row], plan: Sequence[EpisodeSpec], settings: Mapping[str, Any]) -> None:
         header = {
             "header": 1,
             "plan_digest": plan_digest(plan, settings),
             "num_episodes": len(plan),
+            "episodes": dict(Counter(f"{spec.suite}/{spec.task}" for spec in plan)),
             "settings": settings,
         }
-        lines = self._whole_lines()
         if not lines:
             self._write(header)
             return
         self._check_header(lines[0], header)
         for record in lines[1:]:
             self._load(record)
-
-    def _whole_lines(self) -> list[Row]:
-        """Parse the file; cut off a last line that a kill tore."""
-        lines, good_bytes = parse_lines(self.path)
-        if good_bytes < self.path.stat().st_size:
-            log.warning("%s: dropped a torn last line; its episode runs again.", self.path)
-            self._file.truncate(good_bytes)
-        return lines
 
     def _check_header(self, seen: Row, wanted: Row) -> None:
         if seen.get("plan_digest") == wanted["plan_digest"]:
@@ -113,6 +131,8 @@ class Ledger:
         )
 
     def _load(self, record: Row) -> None:
+        if record.get("event") == VOID:
+            self.rows_by_id.pop(record["episode_id"], None)
         if "event" in record:
             self.events.append(record)
         elif record["episode_id"] in self.rows_by_id:
@@ -121,13 +141,23 @@ class Ledger:
             self.rows_by_id[record["episode_id"]] = record
 
     def _write(self, record: Row) -> None:
+        """Append one line; a write that fails half way is taken back, so that the file stays whole."""
+        assert self._lease is not None, "the ledger was closed"
+        self._lease.check()
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            written = 0
+            while written < len(line):
+                written += os.write(self._handle, line[written:])
+            os.fsync(self._handle)
         except OSError as error:
-            raise DataError(f"could not write to {self.path}: {error}; free some space and run again.") from error
+            with contextlib.suppress(OSError):  # what cannot be cut off now is dropped at the next opening
+                os.ftruncate(self._handle, self._size)
+            raise DataError(
+                f"could not write to {self.path}: {error}; the {len(self.rows_by_id)} rows in it are safe. Free some "
+                "space and run the same command again."
+            ) from error
+        self._size += len(line)
 
     def append(self, spec: EpisodeSpec, result: EpisodeResult) -> Row:
         """Put an episode's row on disk.
@@ -150,6 +180,22 @@ class Ledger:
         self._write(record)
         self.events.append(record)
 
+    def void(self, episode_id: str, reason: str) -> None:
+        """Take a row back, so that its episode is missing again; the row itself stays in the file.
+
+        Raises:
+            DataError: there is no such row.
+        """
+        if episode_id not in self.rows_by_id:
+            raise DataError(f"episode {episode_id} has no row in {self.path} that could be void.")
+        self.event(VOID, episode_id=episode_id, reason=reason)
+        del self.rows_by_id[episode_id]
+
+    @property
+    def num_retries(self) -> int:
+        """Count the retries so far, those of earlier drivers included."""
+        return sum(event["event"] == "retry" for event in self.events)
+
     def missing(self, plan: Sequence[EpisodeSpec]) -> list[EpisodeSpec]:
         """List the episodes that have no row yet, in the plan's order."""
         return [spec for spec in plan if spec.episode_id not in self.rows_by_id]
@@ -163,8 +209,13 @@ class Ledger:
         return [without_timings(row) for row in self.rows()]
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
-        self._file.close()
+        """Let go of the file and its lease."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def __enter__(self) -> "Ledger":
         return self
@@ -173,11 +224,11 @@ class Ledger:
         self.close()
 
 
-def parse_lines(path: Path) -> tuple[list[Row], int]:
-    """Read JSON lines; give the records and how many bytes of the file hold them.
+def parse_lines(path: Path) -> tuple[list[Row], bytes]:
+    """Read JSON lines; give the records and the part of the file that holds them, without a torn last line.
 
     Raises:
-        DataError: a line other than a torn last one is not JSON.
+        DataError: a line other than the last is not JSON.
     """
     records: list[Row] = []
     good_bytes = 0
@@ -194,7 +245,37 @@ def parse_lines(path: Path) -> tuple[list[Row], int]:
             break
         records.append(record)
         good_bytes += len(line)
-    return records, good_bytes
+    return records, content[:good_bytes]
+
+
+def read_rows(path: Path) -> tuple[Row, list[Row]]:
+    """Read a ledger without holding it: its header and its rows in canonical order, those that are void left out.
+
+    Raises:
+        DataError: there is no ledger, or a line in it is broken.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no ledger at {path}; give the folder of an evaluation, as `st4vla eval` names it.")
+    lines, _ = parse_lines(path)
+    if not lines or "header" not in lines[0]:
+        raise DataError(f"{path} has no header; it is not a ledger that `st4vla eval` wrote.")
+    rows: dict[str, Row] = {}
+    for record in lines[1:]:
+        if record.get("event") == VOID:
+            rows.pop(record["episode_id"], None)
+        elif "event" not in record:
+            rows.setdefault(record["episode_id"], record)
+    return lines[0], sorted(rows.values(), key=canonical_order)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a new file's name on disk; some network file systems refuse to sync folders and need it not."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def describe_difference(seen: Row, wanted: Row) -> str:
@@ -205,6 +286,12 @@ def describe_difference(seen: Row, wanted: Row) -> str:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
-    if seen.get("num_episodes") != wanted["num_episodes"]:
+    planned_then, planned_now = seen.get("episodes", {}), wanted["episodes"]
+    differences += [
+        f"{name} had {planned_then.get(name, 0)} episodes, has {planned_now.get(name, 0)}"
+        for name in sorted(planned_then.keys() | planned_now.keys())
+        if planned_then.get(name, 0) != planned_now.get(name, 0)
+    ]
+    if not differences and seen.get("num_episodes") != wanted["num_episodes"]:
         differences.append(f"it has {seen.get('num_episodes')} episodes, this one {wanted['num_episodes']}")
     return "; ".join(differences) or "the same settings now plan other episodes"

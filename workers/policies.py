@@ -1,14 +1,19 @@
-"""Find the policy that a command names: random, expert, or a checkpoint folder."""
+"""Find the policy that a command names: random, expert, remote, a checkpoint folder or a registered model."""
 
 import hashlib
+import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from st4vla.platform.contracts import Policy
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
+from st4vla.platform.policy.remote import RemoteConfig, RemotePolicy
 
-RANDOM, EXPERT = "random", "expert"
+log = logging.getLogger(__name__)
+
+RANDOM, EXPERT, REMOTE = "random", "expert", "remote"
 # Files up to this size are digested whole, larger ones by size and both ends.
 WHOLE_BYTES = 64 * 1024 * 1024
 
@@ -18,22 +23,29 @@ class PolicySource:
     """Where a policy comes from; small and picklable, so that actors load it themselves.
 
     Attributes:
-        name: "random", "expert" (the scripted expert of each world) or the path of a checkpoint folder.
+        name: "random", "expert" (the scripted expert of each world), "remote" (a server) or the path of a checkpoint
+            folder.
         random: settings of the random policy.
+        remote: the server, for "remote".
+        label: what to call a folder that has another name for people, e.g. "models:/policy@champion".
     """
 
     name: str
     random: RandomPolicyConfig = field(default_factory=RandomPolicyConfig)
+    remote: RemoteConfig | None = None
+    label: str = ""
 
     def __post_init__(self) -> None:
-        if self.name in (RANDOM, EXPERT):
+        if self.is_remote and self.remote is None:
+            raise ConfigError("policy=remote needs a server: add url=ws://HOST:PORT.")
+        if not self.is_checkpoint:
             return
         folder = Path(self.name)
         if not (folder / "policy.yaml").is_file():
             seen = "has no policy.yaml" if folder.is_dir() else "does not exist"
             raise ConfigError(
                 f"policy={self.name}: that folder {seen}; expected random, expert, or a checkpoint folder, e.g. one "
-                "that `st4vla train` wrote."
+                "that `st4vla train` wrote; also models:/NAME@ALIAS, or remote with url=."
             )
         object.__setattr__(self, "name", str(folder.resolve()))
 
@@ -43,20 +55,50 @@ class PolicySource:
         return self.name == EXPERT
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a server is asked."""
+        return self.name == REMOTE
+
+    @property
     def is_checkpoint(self) -> bool:
         """Whether it is a folder on disk."""
-        return self.name not in (RANDOM, EXPERT)
+        return self.name not in (RANDOM, EXPERT, REMOTE)
+
+    @property
+    def looks(self) -> bool:
+        """Whether it will ask for pictures, as far as one can tell without loading it."""
+        return self.is_checkpoint or self.is_remote or (self.name == RANDOM and bool(self.random.cameras))
+
+    @property
+    def title(self) -> str:
+        """What to call it before people."""
+        return f"remote {self.remote.url}" if self.remote is not None and self.is_remote else self.label or self.name
 
     @property
     def short_name(self) -> str:
         """A word for run names."""
+        if self.label:
+            return "-".join(part for part in re.split(r"[^A-Za-z0-9_.]+", self.label) if part)
         if not self.is_checkpoint:
             return self.name
         folder = Path(self.name)
         return folder.parent.name if folder.name == "checkpoint" else folder.name
 
+    def check(self) -> None:
+        """Find out what can be found out before any actor starts.
+
+        Raises:
+            PolicyError: no policy server answers.
+        """
+        if self.is_remote and self.remote is not None:
+            policy = RemotePolicy(self.remote)
+            log.info("policy server at %s: %s", self.remote.url, sorted(policy.connect()))
+            policy.close()
+
     def digest(self) -> str:
         """Identify what will act: the checkpoint's content, so that a retrained folder is another policy."""
+        if self.is_remote and self.remote is not None:
+            return f"remote-{self.remote.digest()}"
         if not self.is_checkpoint:
             return self.name
         total = hashlib.sha256()
@@ -77,6 +119,8 @@ class PolicySource:
             return RandomPolicy(self.random)
         if self.is_expert:
             raise ConfigError("policy=expert acts inside a simulated world and cannot be loaded on its own.")
+        if self.is_remote and self.remote is not None:
+            return RemotePolicy(self.remote)
         from st4vla.platform.checkpoint import load_policy
 
         return load_policy(Path(self.name))

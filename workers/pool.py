@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-# How often a pool looks at its clock while nothing comes back.
-TICK_S = 1.0
+# How often a pool looks at its clock while nothing comes back, and asks whether its own node is still there.
+TICK_S, NODE_CHECK_S = 1.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Pool(Generic[Item]):
 
     The driver owns the pool. An actor that dies or overruns is replaced; the item it worked on is charged one
     retry, items that merely waited at it are handed out again free of charge. What is lost with an actor is its
-    worlds, which the next one builds again, and the work of the item it was at.
+    worlds, which the next one builds again, and the work of the item it was at. An idle actor takes what waits at
+    a busy one when nothing else is left. An actor that cannot be placed, as its node is gone, holds nobody up.
 
     `make_actor(index)` gives a Ray actor with a `ready()` method; an error of ours raised there ends the run, since
     the next actor would meet it too.
@@ -82,15 +83,18 @@ class Pool(Generic[Item]):
         num_actors: int,
         config: PoolConfig,
         on_retry: Callable[[Item, str], None] = lambda item, reason: None,
+        spent: Callable[[Any], bool] = lambda value: False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._make_actor = make_actor
         self._config = config
         self._on_retry = on_retry
+        self._spent = spent
         self._clock = clock
         self._again: deque[Item] = deque()
         self._charges: dict[Any, int] = {}
         self._deaths_in_a_row = 0
+        self._node_checked = self._clock()
         self._members = [self._start(index) for index in range(num_actors)]
 
     @property
@@ -100,14 +104,15 @@ class Pool(Generic[Item]):
 
     def run(
         self,
-        next_item: Callable[[], Item | None],
+        next_item: Callable[[int], Item | None],
         submit: Callable[[Any, Item], Any],
         retry_reason: Callable[[Any], str] = lambda value: "",
     ) -> Iterator[Outcome[Item]]:
         """Give an outcome for each item, in the order they finish.
 
         Args:
-            next_item: the next item, or None if there is none now; asked again after every outcome.
+            next_item: the next item for the actor of that number, or None if there is none now; asked again after
+                every outcome.
             submit: hands the item to the actor, gives the reference to wait for.
             retry_reason: why a value that came back is not to be kept yet, "" if it is.
 
@@ -117,9 +122,9 @@ class Pool(Generic[Item]):
         import ray
 
         while True:
-            self._fill(next_item, submit)
+            nothing_left = self._fill(next_item, submit)
             owners = {reference: member for member in self._members for reference, _ in member.held}
-            if not owners:
+            if nothing_left and not any(item is not None for member in self._members for _, item in member.held):
                 return
             done, _ = ray.wait(list(owners), num_returns=1, timeout=TICK_S)
             for reference in done:
@@ -128,23 +133,67 @@ class Pool(Generic[Item]):
                     yield outcome
             for outcome in self._kill_overdue():
                 yield outcome
+            if not done:
+                self._check_node()
+
+    def _check_node(self) -> None:
+        """Make sure that the node this driver stands on lives; without it nothing would ever come back.
+
+        Raises:
+            WorkerLost: it does not.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        if self._clock() - self._node_checked < NODE_CHECK_S:
+            return
+        self._node_checked = self._clock()
+        try:
+            here = ray.get_runtime_context().get_node_id()
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise WorkerLost(f"Ray no longer answers: {first_line(error)}. Run the same command again.") from error
+        if here not in alive:
+            raise WorkerLost(
+                "the Ray node of this command has died (its raylet was killed, or ran out of memory); what is in the "
+                "ledger is safe. Run the same command again."
+            )
 
     def _start(self, index: int) -> _Member:
         member = _Member(self._make_actor(index), index, head_since=self._clock())
         member.held.append((member.actor.ready.remote(), None))
         return member
 
-    def _fill(self, next_item: Callable[[], Item | None], submit: Callable[[Any, Item], Any]) -> None:
-        """Give every ready actor its next items, those with the least to do first."""
+    def _fill(self, next_item: Callable[[int], Item | None], submit: Callable[[Any, Item], Any]) -> bool:
+        """Give every ready actor its next items, those with the least to do first; say whether nothing was left."""
+        nothing_left = False
         for depth in range(1, self._config.in_flight + 1):
             for member in self._members:
                 while not member.starting and len(member.held) < depth:
-                    item = self._again.popleft() if self._again else next_item()
+                    item = self._again.popleft() if self._again else next_item(member.index)
+                    nothing_left = item is None
+                    if item is None and not member.held:
+                        item = self._steal()
                     if item is None:
-                        return
+                        break
                     if not member.held:
                         member.head_since = self._clock()
                     member.held.append((submit(member.actor, item), item))
+        return nothing_left
+
+    def _steal(self) -> Item | None:
+        """Take an item back that waits at an actor, the one that has been longest at its present item.
+
+        Should that actor begin it at this very moment, both run it, and the first result counts.
+        """
+        import ray
+
+        busy = [member for member in self._members if not member.starting and len(member.held) > 1]
+        if not busy:
+            return None
+        reference, item = min(busy, key=lambda member: member.head_since).held.pop()
+        ray.cancel(reference)
+        return item
 
     def _receive(self, member: _Member, reference: Any, retry_reason: Callable[[Any], str]) -> Outcome[Item] | None:
         """Take what came back; None if the item goes round again."""
@@ -162,6 +211,8 @@ class Pool(Generic[Item]):
         self._drop(member, reference)
         if item is None:
             return None
+        if self._spent(value):
+            self._replace(member)
         reason = retry_reason(value)
         if reason and self._charge(item, reason):
             return None
@@ -180,12 +231,9 @@ class Pool(Generic[Item]):
 
     def _kill_overdue(self) -> Iterator[Outcome[Item]]:
         """Kill the actors whose item has run too long."""
-        import ray
-
         for member in list(self._members):
             limit = self._config.start_timeout_s if member.starting else self._config.timeout_s
             if member.held and self._clock() - member.head_since > limit:
-                ray.kill(member.actor, no_restart=True)
                 outcome = self._bury(member, "timeout", f"it gave no answer within {limit:g} s")
                 if outcome is not None:
                     yield outcome
@@ -193,18 +241,35 @@ class Pool(Generic[Item]):
     def _bury(self, member: _Member, failure: str, reason: str) -> Outcome[Item] | None:
         """Replace a dead actor and hand out again what it held."""
         log.warning("rollout actor %d is replaced: %s", member.index, reason)
+        self._count_death(member, failure, reason)
+        _, head = member.held.popleft()
+        self._replace(member)
+        if head is None or self._charge(head, reason):
+            return None
+        return Outcome(head, failure=failure, reason=reason)
+
+    def _count_death(self, member: _Member, failure: str, reason: str) -> None:
+        """Give up when actors die and nothing gets done; one that waits for a place while others work is no death.
+
+        Raises:
+            WorkerLost: so it is.
+        """
+        if member.starting and failure == "timeout" and not all(other.starting for other in self._members):
+            return
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > (self._config.retries + 1) * len(self._members):
             raise WorkerLost(
                 f"{self._deaths_in_a_row} actors died one after another without finishing an episode; the last: "
                 f"{reason}. Look into Ray's logs (/tmp/ray/session_latest/logs) and at free memory."
             )
-        (_, head), *waiting = member.held
-        self._again.extend(item for _, item in waiting)
+
+    def _replace(self, member: _Member) -> None:
+        """Start another actor in a member's place; what waited at it is handed out again."""
+        import ray
+
+        self._again.extend(item for _, item in member.held if item is not None)
+        ray.kill(member.actor, no_restart=True)
         self._members[self._members.index(member)] = self._start(member.index)
-        if head is None or self._charge(head, reason):
-            return None
-        return Outcome(head, failure=failure, reason=reason)
 
     def _charge(self, item: Item, reason: str) -> bool:
         """Count a retry against the item and queue it again; False if it has none left."""

@@ -46,8 +46,13 @@ def load_recording(path: Path) -> Recording:
 
 
 def _look(entry: dict) -> Look:
-    spatial = entry["spatial"]
-    return Look(entry["step"], entry["instruction"], None if spatial is None else _spatial(spatial))
+    spatial, seen = entry["spatial"], entry.get("seen")
+    return Look(
+        entry["step"],
+        entry["instruction"],
+        None if spatial is None else _spatial(spatial),
+        None if seen is None else (seen[0], seen[1]),
+    )
 
 
 def _spatial(entry: dict) -> Spatial:

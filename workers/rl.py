@@ -252,13 +252,14 @@ def evaluate_policy(checkpoint: Path, config: RlConfig) -> Rate:
         EnvError: an episode ended by anything but success or the time.
     """
     from st4vla.workers.inference import LocalClient
-    from st4vla.workers.rollout import RolloutOptions, RolloutWorker
+    from st4vla.workers.pooled import RolloutWorker
+    from st4vla.workers.rollout import RolloutOptions
     from st4vla.workers.worlds import family
 
     tabletop = family("tabletop")
     policy = load_state_policy(checkpoint)
     worker = RolloutWorker(
-        lambda: tabletop.make_world(config.env.task), lambda world: LocalClient(policy), RolloutOptions()
+        lambda key: tabletop.make_world(config.env.task), lambda world: LocalClient(policy), RolloutOptions()
     )
     plan = tabletop.plan("seen", [config.env.task], config.episodes, 0) if config.episodes else []
     results = [worker.run(spec).result for spec in plan]

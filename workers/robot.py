@@ -89,10 +89,11 @@ def main(cfg: Any) -> None:
     log = InterventionLog(Path(settings["run_dir"]) / "interventions.jsonl")
     robot = RobotClient(client, Embodiment.load(settings["embodiment_from"]), interventions=log)
     worlds = family(drive.world)
-    world = warm_up(worlds, drive.task, pictures=True)
+    specs = worlds.plan(drive.suite, [drive.task], drive.episodes, drive.seed)
+    world = worlds.make_world(worlds.key_of(specs[0]))
+    warm_up(world, specs[0], pictures=True)
     try:
         with robot:
-            specs = worlds.plan(drive.suite, [drive.task], drive.episodes, drive.seed)
             print_tried(run_episodes(robot, world, specs, drive.connect_s))
     finally:
         world.close()

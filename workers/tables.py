@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from st4vla.workers.official import OfficialTable
 from st4vla.workers.report import percent
 from st4vla.workers.summary import Summary, read_summary
 
@@ -66,11 +67,32 @@ def _paired_table(summary: Summary) -> Table:
     return table
 
 
+def official_table(official: OfficialTable, references: int = 4) -> Table:
+    """Give our row of a benchmark's table, and under it the last published ones."""
+    columns = [column.name for column in official.columns]
+    table = _table(f"{official.title}: per variant, then the mean", ("policy",), [*columns, "average"])
+    ours = [_number(100 * column.value) for column in official.columns]
+    table.add_row("this run", *ours, _number(100 * official.average), style="bold")
+    table.add_row("  pooled", *(str(column.pooled) for column in official.columns), "")
+    for row in official.references[-references:]:
+        shown = [_number(value) for value in row.success]
+        table.add_row(f"{row.name}, published", *shown, _number(row.average), style="dim")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.1f}"
+
+
 def print_evaluation(done: Any) -> None:
     """Print the tables of an evaluation and where its report and films lie."""
     console = Console()
     for table in evaluation_tables(done.summary):
         console.print(table)
+    for official in done.official:
+        console.print(official_table(official))
+    if done.decision is not None:
+        console.print(f"sequential test: {done.decision}", highlight=False)
     for group in done.summary.groups:
         if len(group.stages) > 1 and group.task != "all":
             shares = ", ".join(f"{number}: {percent(share)}" for number, share in enumerate(group.stages, start=1))

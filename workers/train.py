@@ -7,26 +7,30 @@ progress, and publishes the last checkpoint as RUN_DIR/checkpoint.
 import logging
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from st4vla.platform.checkpoint import read_policy_yaml
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.train.alone import run_alone
 from st4vla.platform.train.config import TrainConfig, build
-from st4vla.platform.train.folder import finished, publish, remember
+from st4vla.platform.train.folder import BEST, finished, publish, ranked, remember
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig
 from st4vla.platform.train.stage import StageJob, check_job
 from st4vla.workers.train_progress import TrainProgress, print_outcome
 
 log = logging.getLogger(__name__)
 
-TRAIN_KEYS = ("stage", "steps", "optimiser", "batch", "validation", "saving", "loss_weights", "log_every", "seed")
+TRAIN_KEYS = tuple(item.name for item in fields(TrainConfig) if item.name != "engine")
 # What may differ between two runs of the same command without changing what is learned.
-FREE_KEYS = ("command", "engine", "tracking", "run_dir", "max_failures", "parent_run", "gpus_per_worker", "name")
+FREE_KEYS = (
+    *("command", "engine", "tracking", "run_dir", "max_failures", "parent_run", "name"),
+    *("workers", "min_workers", "gpus_per_worker"),
+)
 CHECKPOINTS = "checkpoints"
 
 
@@ -37,6 +41,8 @@ class RunConfig:
     Attributes:
         folder: the run's own; checkpoints, settings and the published policy lie in it.
         workers: DeepSpeed workers, 0 for one in this process without Ray.
+        min_workers: go on with as few as these while the cluster has no more, and grow again; None for exactly
+            `workers`.
         gpus_per_worker: None for 1 where the cluster has enough, else 0.
         max_failures: how often the workers are started anew.
         name: name of the registered model.
@@ -44,6 +50,7 @@ class RunConfig:
 
     folder: Path
     workers: int = 2
+    min_workers: int | None = None
     gpus_per_worker: int | None = None
     max_failures: int = 3
     name: str = "policy"
@@ -52,6 +59,13 @@ class RunConfig:
         for name in ("workers", "max_failures"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be >= 0")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError(f"min_workers is {self.min_workers}; it lies between 1 and workers={self.workers}")
+
+    @property
+    def sizes(self) -> range:
+        """Give the numbers of workers the run may have."""
+        return range(self.min_workers or self.workers, self.workers + 1)
 
 
 def main(cfg: Any) -> int:
@@ -61,13 +75,15 @@ def main(cfg: Any) -> int:
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.cluster import EngineConfig
 
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings = with_parents_policy(OmegaConf.to_container(cfg, resolve=True))
     run, job = read_run(settings), read_job(settings)
     going_on = remember(run.folder, {key: value for key, value in settings.items() if key not in FREE_KEYS})
     if going_on and (done := finished(run.folder)):
         log.info("%s is trained already; name another run_dir to train again", done)
         return 0
-    sources = check_job(job, run.workers)
+    for size in run.sizes:
+        job.train.batch.check_divides(max(1, size))
+    sources = check_job(job)
     with Tracker.open(TrackingConfig(**settings["tracking"]), "train", run.name, settings["parent_run"]) as tracker:
         tracker.config({key: value for key, value in settings.items() if key != "command"})
         for source in sources.every:
@@ -78,10 +94,14 @@ def main(cfg: Any) -> int:
             "git_revision": git_revision(),
             "mlflow_run": tracker.run_id,
         }
-        job = StageJob(**{**vars(job), "lineage": lineage})
-        with TrainProgress(job.train, tracker) as progress:
+        job = StageJob(**{**vars(job), "lineage": lineage, "folder": str(run.folder)})
+        with TrainProgress(job.train, tracker, run.folder) as progress:
             last = train(job, run, EngineConfig(**settings["engine"]), progress.add)
         policy = publish(run.folder, last / "policy")
+        if job.train.saving.best:
+            best = ranked((run.folder / CHECKPOINTS).glob("step_*"), job.train.saving)[-1]
+            log.info("the best checkpoint by %s is %s", job.train.saving.best, best.name)
+            publish(run.folder, best / "policy", BEST)
         tracker.register(policy.resolve(), run.name, lineage)
     print_outcome(progress.newest, policy)
     return 0
@@ -98,9 +118,18 @@ def train(job: StageJob, run: RunConfig, engine: Any, tell: Any) -> Path:
         return fit(job, run, tell)
 
 
+def with_parents_policy(settings: Any) -> dict[str, Any]:
+    """Put the parent's own policy in the place of the preset, where `policy_of_parent` asks for it."""
+    if not settings["policy_of_parent"]:
+        return settings
+    if not settings["parent"]:
+        raise ConfigError("policy_of_parent is true, but there is no parent; name it with parent=FOLDER")
+    return settings | {"policy": read_policy_yaml(Path(settings["parent"]), "st4vla")}
+
+
 def read_run(settings: Mapping[str, Any]) -> RunConfig:
     """Make the checked run config from composed settings."""
-    keys = ("workers", "gpus_per_worker", "max_failures", "name")
+    keys = ("workers", "min_workers", "gpus_per_worker", "max_failures", "name")
     return RunConfig(Path(settings["run_dir"]).absolute(), **{key: settings[key] for key in keys})
 
 

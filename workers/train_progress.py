@@ -1,5 +1,6 @@
 """Show a training run on the terminal's last line, and record its rows."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.loop import Row
 
 log = logging.getLogger(__name__)
+ROWS = "rows.jsonl"
 # Where there is no terminal, a line this often.
 LINE_EVERY_S = 15.0
 ON_THE_LINE = {"loss/total": "loss", "loss/robot/loss": "action", "loss/grounding/loss": "grounding"}
@@ -21,11 +23,14 @@ ON_THE_LINE = {"loss/total": "loss", "loss/robot/loss": "action", "loss/groundin
 class TrainProgress:
     """A progress bar with losses, samples per second, data wait and the time left; every row also goes to tracking.
 
-    Steps done again after a worker died move the bar back; their rows are not recorded twice.
+    Steps done again after a worker died move the bar back; their rows are not recorded twice. Every row is also a line
+    of `rows.jsonl` in the run's folder.
     """
 
-    def __init__(self, config: TrainConfig, tracker: Any) -> None:
+    def __init__(self, config: TrainConfig, tracker: Any, folder: Path) -> None:
         self.tracker = tracker
+        self._rows = folder / ROWS
+        drop_torn_line(self._rows)
         self.newest: Row = {}
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -39,7 +44,7 @@ class TrainProgress:
             console=self._console,
         )
         self._task = self._bar.add_task(f"train {config.stage}", total=config.steps, said="starting the workers")
-        self._recorded: set[tuple[float, bool]] = set()
+        self._recorded = {key_of(row) for row in read_rows(folder)}
         self._line_due = 0.0
 
     def add(self, row: Row) -> None:
@@ -52,8 +57,10 @@ class TrainProgress:
         if not self._console.is_terminal and (time.monotonic() >= self._line_due or "step_s" not in values):
             log.info("step %d: %s", step, said)
             self._line_due = time.monotonic() + LINE_EVERY_S
-        if (key := (row["step"], "step_s" in values)) not in self._recorded:
+        if (key := key_of(row)) not in self._recorded:
             self._recorded.add(key)
+            with self._rows.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
             self.tracker.metrics({key.replace("*", "_"): value for key, value in values.items()}, step)
 
     def __enter__(self) -> "TrainProgress":
@@ -64,6 +71,23 @@ class TrainProgress:
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._bar.stop()
+
+
+def key_of(row: Row) -> tuple[float, str]:
+    """Tell a row from others: its step, and what kind of figures it holds."""
+    return row["step"], next((name.split("/")[0] for name in row if name != "step"), "")
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a kill left of a line, so that the next one does not continue it."""
+    if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Give the rows of a run so far, none for a new one."""
+    path = folder / ROWS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def describe(values: Row) -> str:

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
+from st4vla.platform.train.background import Begin
+from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
 from st4vla.workers.cluster import cpus_per_actor
@@ -39,16 +42,38 @@ class RayReporter:
 
     def __init__(self, board: Any, scratch: Path) -> None:
         self.board, self.scratch = board, scratch
+        self._written = threading.Event()
+        self._written.set()
 
     def progress(self, row: Row) -> None:
         """Send a row, without waiting."""
         self.board.put.remote(row)
 
-    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
-        """Write this worker's part beside the run and hand it over; every worker comes here at the same step."""
-        with tempfile.TemporaryDirectory(prefix=PART, dir=self.scratch) as folder:
-            write(Path(folder))
-            ray.train.report(row, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name_of(step))
+    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+        """Copy this worker's part and let Ray Train write and join the parts behind the next steps.
+
+        Every worker comes here at the same step. Ray's own thread writes and uploads, and removes the part afterwards.
+        """
+        self._written.wait()
+        self._written = threading.Event()
+        folder, written = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch)), self._written
+        finish = begin(folder)
+        storage: Any = ray.train.get_context().get_storage()
+
+        def upload(part: Checkpoint, name: str) -> Checkpoint:
+            try:
+                finish()
+                return storage.persist_current_checkpoint(part, name)
+            finally:
+                written.set()
+
+        ray.train.report(
+            row,
+            checkpoint=Checkpoint.from_directory(str(folder)),
+            checkpoint_dir_name=name_of(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
+        )
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -73,7 +98,7 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
         St4vlaError: what a worker raised on purpose.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
-    scaling = scaling_config(run.workers, run.gpus_per_worker)
+    scaling = scaling_config(run.workers, run.gpus_per_worker, run.min_workers)
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
         work,
@@ -84,7 +109,7 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
             name="checkpoints",
             storage_path=str(run.folder),
             failure_config=FailureConfig(max_failures=run.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=job.train.saving.keep),
+            checkpoint_config=keeping(job.train.saving),
             callbacks=[StopOnOwnErrors()],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -101,15 +126,26 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
     return Path(result.checkpoint.path)
 
 
-def scaling_config(workers: int, gpus_per_worker: int | None) -> ScalingConfig:
+def keeping(saving: SavingConfig) -> CheckpointConfig:
+    """Say in Ray Train's words which checkpoints stay; the newest always does."""
+    if not saving.best:
+        return CheckpointConfig(num_to_keep=saving.keep)
+    order = "min" if saving.best_is == "lowest" else "max"
+    return CheckpointConfig(
+        num_to_keep=saving.keep, checkpoint_score_attribute=saving.best, checkpoint_score_order=order
+    )
+
+
+def scaling_config(workers: int, gpus_per_worker: int | None, min_workers: int | None = None) -> ScalingConfig:
     """Ask for as much of every worker as the cluster has; raise ConfigError where it has too little."""
     num_gpus = ray.cluster_resources().get("GPU", 0)
     gpus = gpus_per_worker if gpus_per_worker is not None else int(num_gpus >= workers)
-    if gpus * workers > num_gpus:
+    if gpus * (min_workers or workers) > num_gpus:
         raise ConfigError(f"workers={workers} need {gpus * workers} GPUs and the cluster has {num_gpus:.0f}; ask fewer")
     cpus = cpus_per_actor(workers)
     resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources)
+    number = workers if min_workers is None else (min_workers, workers)
+    return ScalingConfig(num_workers=number, use_gpu=gpus > 0, resources_per_worker=resources)
 
 
 def explain(error: TrainingFailedError, folder: Path) -> BaseException:

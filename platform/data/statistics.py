@@ -8,14 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from st4vla.platform.data.disk import read_json
 from st4vla.platform.errors import ConfigError, DataError
 
-ScalingMode = Literal["q99", "min_max", "mean_std", "binary", "identity"]
+ScalingMode = Literal["q99", "min_max", "mean_std", "binary", "zero_one", "identity"]
 FIELDS = ("mean", "std", "min", "max", "q01", "q99")
 ARM_WIDTH = 7
 
@@ -99,7 +99,8 @@ class Slice:
     """Dimensions `start` .. `end - 1` of an action or a state, scaled one way.
 
     Modes: "q99" and "min_max" map their range to [-1, 1] and clip; "mean_std" gives (x - mean) / std; "binary" gives
-    +1 for x >= 0.5 and -1 below, and back gives exactly 1 or 0; "identity" leaves the values alone.
+    +1 for x >= 0.5 and -1 below, and back gives exactly 1 or 0; "zero_one" gives 1 for x >= 0.5 and 0 below, and back
+    the same, as published InternVLA-M1 policies learned it; "identity" leaves the values alone.
     """
 
     name: str
@@ -111,10 +112,8 @@ class Slice:
         """Check the range and the mode."""
         if not 0 <= self.start < self.end:
             raise ConfigError(f"slice {self.name!r} runs from {self.start} to {self.end}; expected 0 <= start < end.")
-        if self.mode not in ("q99", "min_max", "mean_std", "binary", "identity"):
-            raise ConfigError(
-                f"slice {self.name!r} has mode {self.mode!r}; use q99, min_max, mean_std, binary or identity."
-            )
+        if self.mode not in get_args(ScalingMode):
+            raise ConfigError(f"slice {self.name!r} has mode {self.mode!r}; use one of {get_args(ScalingMode)}.")
 
 
 def arm_action_slices() -> tuple[Slice, ...]:
@@ -234,6 +233,8 @@ def _scale(values: np.ndarray, stats: Statistics, slices: Sequence[Slice], what:
         own = np.s_[..., part.start : part.end]
         if part.mode == "binary":
             scaled[own] = np.where(values[own] >= 0.5, 1.0, -1.0)
+        elif part.mode == "zero_one":
+            scaled[own] = np.where(values[own] >= 0.5, 1.0, 0.0)
         elif part.mode != "identity":
             center, half = _center_and_half(stats, part)
             moved = np.where(half > 0, (values[own] - center) / np.where(half > 0, half, 1), 0.0)
@@ -248,6 +249,8 @@ def _unscale(values: np.ndarray, stats: Statistics, slices: Sequence[Slice], wha
         own = np.s_[..., part.start : part.end]
         if part.mode == "binary":
             physical[own] = np.where(values[own] >= 0, 1.0, 0.0)
+        elif part.mode == "zero_one":
+            physical[own] = np.where(values[own] >= 0.5, 1.0, 0.0)
         elif part.mode != "identity":
             center, half = _center_and_half(stats, part)
             inside = values[own] if part.mode == "mean_std" else np.clip(values[own], -1, 1)

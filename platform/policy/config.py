@@ -101,6 +101,9 @@ class PlannerConfig:
 
     Attributes:
         cameras: the policy's cameras that System 2 looks at; () means all, as published.
+        plan_layers: the hidden layers that make the plan, side by side, one for each layer of the query transformer:
+            0 is the embedding, `text.layers` the normalised last; () is that last one, for all layers of the query
+            transformer.
     """
 
     kind: Literal["qwen2_5_vl", "qwen3_vl"]
@@ -108,8 +111,11 @@ class PlannerConfig:
     vision: VisionTowerConfig
     dense: DenseConfig = DenseConfig()
     cameras: tuple[str, ...] = ()
+    plan_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        there = all(0 <= layer <= self.text.layers for layer in self.plan_layers)
+        require(there, self, "plan_layers", f"hidden layers run from 0 to {self.text.layers}")
         if self.kind == "qwen2_5_vl":
             same = self.text.heads * self.text.head_dim == self.text.width
             require(same, self.text, "head_dim", "Qwen2.5-VL needs heads x head_dim = width")
@@ -122,6 +128,8 @@ class VisionConfig:
 
     Attributes:
         position_px: the image size of its learned positions.
+        position_offset: what is added to the sides of the patch grid where the positions are resampled to it; DINOv2's
+            own code, with which published weights were trained, has 0.1, transformers has 0.
         dense_weight: weight of the dense loss on its own patch tokens in stage 1, for want of pretrained weights.
     """
 
@@ -132,6 +140,7 @@ class VisionConfig:
     position_px: int
     initializer_range: float = 0.02
     dense_weight: float = 0.0
+    position_offset: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive(self, "width", "layers", "heads", "patch_size", "position_px")
@@ -191,13 +200,21 @@ class PromptConfig:
 class SemanticsConfig:
     """With which habits the weights were trained, where published code and paper differ.
 
+    The defaults are ours; a checkpoint imported from the public InternVLA-M1 code has every one the other way.
+
     Attributes:
-        attend_padding: the queries also look at padding (as the public InternVLA-M1 code does).
-        lowercase: the instruction is lower-cased when the policy acts.
+        attend_padding: in a padded batch the queries also look at padding, as FlashAttention leaves it: seen by no
+            token, seeing none. A policy that acts has no padding, whatever this says.
+        lowercase: the instruction is lower-cased when the policy acts, though not when it learns.
+        verbatim: the instruction goes into the prompt as it is; else white space is tidied and a closing full stop
+            gives way to the prompt's own.
+        rotation: what columns 3 to 5 of an arm's delta action are: a rotation vector, or roll, pitch and yaw.
     """
 
     attend_padding: bool = False
     lowercase: bool = False
+    verbatim: bool = False
+    rotation: Literal["vector", "euler"] = "vector"
 
 
 @dataclass(frozen=True)
@@ -244,6 +261,9 @@ class PolicyConfig:
         require(
             self.query.width == self.expert.width, self, "query", f"its width must be {self.expert.width}, the expert's"
         )
+        reads = len(self.planner.plan_layers)
+        require(reads in (0, self.query.layers), self.planner, "plan_layers", f"name {self.query.layers} or none")
+        require(not (reads > 1 and self.spatial_token), self, "spatial_token", "it needs a plan of one layer")
 
         if self.vision.dense_weight:
             side = self.image_size // patch_px
@@ -286,6 +306,7 @@ class PolicyConfig:
             statistics_key=self.statistics_key,
             action_form=self.action_form,
             state_form=self.state_form,
+            rotation_form="euler_xyz" if self.semantics.rotation == "euler" else "rotation_vector",
         )
 
     @classmethod

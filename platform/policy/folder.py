@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from st4vla.platform.errors import CheckpointError
+from st4vla.platform.policy.hollow import fill
 
 POLICY, WEIGHTS, STATISTICS, LINEAGE = "policy.yaml", "model.safetensors", "statistics.json", "lineage.json"
 
@@ -57,6 +58,12 @@ def save_folder(
     return folder
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise CheckpointError where a folder that somebody named by hand holds anything that would be lost."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise CheckpointError(f"{folder} is there already; choose another folder or remove it.")
+
+
 @contextmanager
 def whole_folder(folder: Path, needed_bytes: int) -> Iterator[Path]:
     """Give a hidden folder to fill; rename it to `folder` when that went well, remove it otherwise."""
@@ -68,12 +75,10 @@ def whole_folder(folder: Path, needed_bytes: int) -> Iterator[Path]:
     try:
         if (free := shutil.disk_usage(hidden).free) < needed_bytes:
             raise OSError(f"{free} bytes are free")
-        hidden.chmod(0o755)
         yield hidden
-        for path in hidden.iterdir():
-            path.chmod(0o644)
+        for path in [*hidden.rglob("*"), hidden]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
             flush(path)
-        flush(hidden)
         replace_folder(hidden, folder)
         flush(folder.parent)
     except (OSError, SafetensorError) as error:
@@ -133,17 +138,24 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path, fresh: S
             f"Use the {POLICY} they were trained with."
         )
     check_finite(tensors, str(folder))
+    fill(module, own, tensors)
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            if not tensor.is_meta:
+                tensor.copy_(tensors[name])
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not is_finite(tensor)]
     if broken:
         raise CheckpointError(
             f"{len(broken)} tensors of {where} hold NaN or infinity, first {broken[0]}; use an earlier checkpoint."
         )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite: the extremes would be, and finding them takes no memory."""
+    return not tensor.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor.detach()))
 
 
 def existing(path: Path) -> Path:

@@ -6,8 +6,8 @@ accelerator rows run in buckets of fixed size.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, Spatial
 from st4vla.platform.errors import PolicyError
-from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.diffusion import Guide
+from st4vla.platform.policy.engine.engine import Engine
+from st4vla.platform.policy.grounding import Answer, ground
 from st4vla.platform.policy.model import St4vlaModel
-from st4vla.platform.policy.plan import Plan, stack_plans, unstack_row
+from st4vla.platform.policy.plan import Plan, unstack_row
 from st4vla.platform.policy.processor import Batch, Processor
-from st4vla.platform.policy.settings import require
-from st4vla.platform.policy.spatial import Shape, SpatialParseError
+from st4vla.platform.policy.settings import require, require_positive
+from st4vla.platform.policy.spatial import Shape
 
 MASK_64 = (1 << 64) - 1
-MOST_ANSWER_TOKENS = 96
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,23 @@ class InferenceConfig:
     """How a policy is run; None leaves it to the checkpoint.
 
     Attributes:
+        statistics_key: the embodiment to act for, of those that the checkpoint has statistics of.
         plan_period_s: a session's plan is used again until it is this old; 0 makes a new one for every look.
         buckets: batch sizes on an accelerator, ascending; smaller batches are filled up.
+        text_step: on an accelerator prompts and plans are padded to a multiple of so many positions.
     """
 
     ddim_steps: int | None = None
     guidance: float | None = None
+    statistics_key: str | None = None
     plan_period_s: float = 0.0
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    text_step: int = 16
 
     def __post_init__(self) -> None:
+        require_positive(self, "text_step")
         require(self.plan_period_s >= 0, self, "plan_period_s", "it must not be negative")
         require(bool(self.buckets) and list(self.buckets) == sorted(set(self.buckets)), self, "buckets", "sort them")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the planner said, and the place it named in pixels of the image, where one could be read."""
-
-    text: str
-    spatial: Spatial | None
 
 
 AS_SAVED = InferenceConfig()
@@ -72,6 +69,9 @@ class St4vlaPolicy:
 
     Args:
         clock: seconds, for the age of plans.
+
+    Raises:
+        PolicyError: there are no statistics of the embodiment to act for.
     """
 
     def __init__(
@@ -85,12 +85,13 @@ class St4vlaPolicy:
         self.processor = processor
         self.config = config
         self.clock = clock
-        self.device = next(model.parameters()).device
+        self.engine = Engine(self.model, processor, config.ddim_steps, config.guidance, config.text_step)
+        self.device = self.engine.device
+        own = model.config.spec
+        self.spec: PolicySpec = replace(own, statistics_key=config.statistics_key or own.statistics_key)
+        if config.statistics_key:
+            processor.normalizer(config.statistics_key)
         self._plans: dict[str, Plan] = {}
-
-    @property
-    def spec(self) -> PolicySpec:
-        return self.model.config.spec
 
     def reset(self, session_id: str) -> None:
         """Forget the session's plan."""
@@ -159,9 +160,9 @@ class St4vlaPolicy:
         return chunks
 
     def ground(
-        self, images: Sequence[np.ndarray], questions: Sequence[str], shape: Shape | None = None
+        self, images: Sequence[np.ndarray], questions: str | Sequence[str], shape: Shape | None = None
     ) -> list[Answer]:
-        """Ask the planner about images, one question each, as the Processor's `question` words them."""
+        """Ask the planner about images: boxes, points or trajectories in pixels of each, see `grounding.ground`."""
         return ground(self.model, self.processor, images, questions, shape)
 
     def _parts(self, count: int) -> Iterator[slice]:
@@ -172,7 +173,8 @@ class St4vlaPolicy:
     def _see(self, observations: Sequence[Observation]) -> Batch:
         """Put the views, and the state where there is one, on the device; filled up to a bucket."""
         fill = self._bucket(len(observations)) - len(observations)
-        return self._to_device(self.processor.encode_views([*observations, *[observations[-1]] * fill]))
+        rows = [*observations, *[observations[-1]] * fill]
+        return self._to_device(self.processor.encode_views(rows, self.spec.statistics_key))
 
     def _plans_for(
         self, observations: Sequence[Observation], sessions: Sequence[str], seen: Batch, now: float
@@ -193,15 +195,11 @@ class St4vlaPolicy:
         """Run System 2 on rows whose views, filled up to a bucket, are on the device."""
         began = time.perf_counter()
         words = [o.instruction for o in observations]
-        prompts = self.processor.encode_prompts([*words, *[words[-1]] * (len(images) - len(words))])
-        lengths = prompts["attention_mask"].sum(1).tolist()
-        hidden, _, maps = self.model.plan_and_point({**self._to_device(prompts), "images": images})
-        extra = hidden.shape[1] - prompts["attention_mask"].shape[1]
-        spatial = self._pointed_at(maps, observations)
+        hidden, places, lengths = self.engine.plan([*words, *words[-1:] * (len(images) - len(words))], images)
+        spatial = self._pointed_at(places, observations)
         took = time.perf_counter() - began
         return [
-            Plan(*unstack_row(hidden, lengths[i] + extra, i), spatial[i], words[i], now, took)
-            for i in range(len(observations))
+            Plan(*unstack_row(hidden, lengths[i], i), spatial[i], words[i], now, took) for i in range(len(observations))
         ]
 
     def _act_on(
@@ -215,11 +213,9 @@ class St4vlaPolicy:
         """Run System 1 on rows whose views, filled up to a bucket, are on the device."""
         began, count = time.perf_counter(), len(plans)
         fill = len(seen["images"]) - count
-        hidden, mask = stack_plans([*plans, *[plans[-1]] * fill])
-        condition = self.model.condition(hidden, mask, seen["images"], seen.get("state"))
-        noise = self._noise([*keys, *[keys[-1]] * fill]).to(condition)
+        noise = self._to_device({"noise": self._noise([*keys, *[keys[-1]] * fill])})["noise"]
         guides = [*guides, *[None] * fill] if any(guides) else ()
-        actions = self.model.sample(condition, noise, self.config.ddim_steps, self.config.guidance, guides)
+        actions = self.engine.act([*plans, *[plans[-1]] * fill], seen, noise, guides)
         values = actions[:count].float().cpu().numpy()
         took = time.perf_counter() - began
         if not np.isfinite(values).all():
@@ -227,14 +223,13 @@ class St4vlaPolicy:
         physical = self.processor.normalizer(self.spec.statistics_key).unnormalize_action(values)
         return [chunk_under(plan, row, took, now) for plan, row in zip(plans, physical, strict=True)]
 
-    def _pointed_at(self, maps: Tensor | None, observations: Sequence[Observation]) -> list[Spatial | None]:
-        """Read where each plan's last token points, in pixels of the planner's first view; None without such a head."""
-        if maps is None:
+    def _pointed_at(self, places: Tensor | None, observations: Sequence[Observation]) -> list[Spatial | None]:
+        """Give where each plan points in pixels of the planner's first view; None without a head that says it."""
+        if places is None:
             return [None] * len(observations)
         camera = self.model.config.planner_cameras[0]
-        places = place_of_peak(maps.float()).tolist()
         spatial: list[Spatial | None] = []
-        for observation, (x, y, _) in zip(observations, places, strict=False):
+        for observation, (x, y, _) in zip(observations, places.tolist(), strict=False):
             height, width = observation.images[camera].shape[:2]
             spatial.append(Spatial(observation.instruction, points=((x * width, y * height),)))
         return spatial
@@ -258,7 +253,9 @@ class St4vlaPolicy:
         return rows + rows[-1:] * (self._bucket(len(rows)) - len(rows))
 
     def _to_device(self, batch: Batch) -> Batch:
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        if self.device.type == "cpu":
+            return batch
+        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def chunk_under(plan: Plan, actions: np.ndarray, took_s: float, now: float) -> ActionChunk:
@@ -266,26 +263,3 @@ def chunk_under(plan: Plan, actions: np.ndarray, took_s: float, now: float) -> A
     age = max(now - plan.made_at_s, 0.0)
     timing = {"system2_s": 0.0 if age else plan.took_s, "system1_s": took_s}
     return ActionChunk(actions, plan.spatial, timing, age)
-
-
-@torch.inference_mode()
-def ground(
-    model: St4vlaModel,
-    processor: Processor,
-    images: Sequence[np.ndarray],
-    questions: Sequence[str],
-    shape: Shape | None = None,
-) -> list[Answer]:
-    """Let a model answer questions about images greedily; the model must be in eval mode where it has dropout."""
-    device = next(model.parameters()).device
-    batch: Mapping[str, Tensor] = {k: v.to(device) for k, v in processor.encode_questions(images, questions).items()}
-    rows = model.planner.answer(batch, processor.token_ids["end"], MOST_ANSWER_TOKENS)
-    return [read_answer(processor, row, image, shape) for row, image in zip(rows, images, strict=True)]
-
-
-def read_answer(processor: Processor, tokens: Sequence[int], image: np.ndarray, shape: Shape | None) -> Answer:
-    text = processor.decode(tokens)
-    try:
-        return Answer(text, processor.read_answer(tokens, image, shape))
-    except SpatialParseError:
-        return Answer(text, None)

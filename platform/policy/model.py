@@ -5,9 +5,8 @@
     plan + frame --QueryTransformer--> condition [B,Q,C], and one more token each for the place and the state
     noise + condition --Denoiser, DDIM--> actions [B,T,A], normalised
 
-Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1. Left out: layers of the planner
-other than the last, which both papers' default does not read either. Added, and off as published: the state token,
-and the place the plan points at.
+Method: ST4VLA (arXiv 2602.10109) and InternVLA-M1 (arXiv 2510.13778), section 2.1; the plan is the planner's last
+layer unless the config names several. Added, and off as published: the state token, and the place the plan points at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ class St4vlaModel(nn.Module):
         self.planner_views = [config.cameras.index(camera) for camera in config.planner_cameras]
         self.planner = Planner(config.planner, token_ids)
         self.frame_encoder = FrameEncoder(config.vision, width, frame_dense_head(config))
-        self.query_transformer = QueryTransformer(config.query, width, config.semantics.attend_padding)
+        self.query_transformer = QueryTransformer(config.query, width)
         self.state_encoder = two_layers(config.state_dim, config.expert.width) if config.state_dim else None
         self.spatial_encoder = two_layers(PLACE, width) if config.spatial_token else None
         self.spatial_condition = nn.Linear(width, config.expert.width) if config.spatial_token else None
@@ -56,13 +55,20 @@ class St4vlaModel(nn.Module):
         return losses
 
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """System 2: give the plan [B,L,D] and its mask [B,L]."""
+        """System 2: give the plan [B,L,P] and its mask [B,L]; P is D unless `planner.plan_layers` names several."""
         return self.plan_and_point(batch)[:2]
 
     def plan_and_point(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """System 2: give the plan, its mask, and where in its first view it points (`Planner.where`)."""
-        hidden, tokens = self.planner.read({**batch, "images": batch["images"][:, self.planner_views]})
-        mask, chances = batch["attention_mask"], self.planner.where(hidden, tokens)
+        """System 2: give the plan, its mask, and where in its first view it points (`Planner.where`).
+
+        Where weights learned with padding in sight (`semantics.attend_padding`), the mask hides none of it. Plans that
+        are kept apart have no padding, as the public code has none when it acts on one observation a call.
+        """
+        hidden, last, tokens = self.planner.plan({**batch, "images": batch["images"][:, self.planner_views]})
+        mask, chances = batch["attention_mask"], self.planner.where(last, tokens)
+        if self.config.semantics.attend_padding and not bool(mask.all()):
+            hidden = torch.where(mask[..., None].bool(), hidden, self.planner.padding().to(hidden.dtype))
+            mask = torch.ones_like(mask)
         if self.spatial_encoder is not None:
             assert chances is not None
             token = self.spatial_encoder(place_of_peak(chances).to(hidden.dtype))

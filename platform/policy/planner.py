@@ -8,12 +8,14 @@ D planner width.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.config import PlannerConfig
 from st4vla.platform.policy.dense import DenseHead, WhereHead
 from st4vla.platform.policy.planner_build import build_vlm, image_constants
@@ -32,7 +34,7 @@ class Planner(nn.Module):
         """Build with random weights; `token_ids` are those of `Processor.token_ids`."""
         super().__init__()
         self.config = config
-        self.image_token_id = token_ids["image"]
+        self.image_token_id, self.pad_token_id = token_ids["image"], token_ids["pad"]
         self.vlm = build_vlm(config, token_ids)
         mean, std = image_constants(config.kind)
         self.register_buffer("image_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -51,6 +53,31 @@ class Planner(nn.Module):
 
     def read(self, batch: Mapping[str, Tensor], cache: DynamicCache | None = None) -> tuple[Tensor, Tensor]:
         """Give the last hidden layer [B,L,D], and the merged vision tokens [N,K,D] that went into it."""
+        output, tokens_NKD = self._run(batch, cache)
+        return output.last_hidden_state, tokens_NKD
+
+    def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the plan [B,L,P], the last hidden layer [B,L,D], and the merged vision tokens [N,K,D].
+
+        P is D, or as many times D as `plan_layers` names layers.
+        """
+        layers = self.config.plan_layers
+        output, tokens_NKD = self._run(batch, None, several=bool(layers))
+        last = output.last_hidden_state
+        return torch.cat([output.hidden_states[i] for i in layers], dim=-1) if layers else last, last, tokens_NKD
+
+    def padding(self) -> Tensor:
+        """Give the plan [P] at a padding token that sees no token, as FlashAttention leaves it."""
+        text = self.vlm.model.language_model
+        states = [text.embed_tokens.weight[self.pad_token_id]]
+        for layer in text.layers:
+            states.append(states[-1] + layer.mlp(layer.post_attention_layernorm(states[-1])))
+        states[-1] = text.norm(states[-1])
+        return torch.cat([states[i] for i in self.config.plan_layers or (len(states) - 1,)])
+
+    def _run(
+        self, batch: Mapping[str, Tensor], cache: DynamicCache | None, several: bool = False
+    ) -> tuple[Any, Tensor]:
         tokens_NKD, deep = self.see(batch["images"].flatten(0, 1))
         is_image_BL = batch["input_ids"] == self.image_token_id
         embeds_BLD = self.vlm.model.language_model.embed_tokens(batch["input_ids"])
@@ -63,9 +90,10 @@ class Planner(nn.Module):
             position_ids=batch["position_ids"],
             past_key_values=cache,
             use_cache=cache is not None,
+            output_hidden_states=several,
             **extra,
         )
-        return output.last_hidden_state, tokens_NKD
+        return output, tokens_NKD
 
     def grounding_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the next-token loss on the answers and, where the batch and the config have it, the dense loss."""
@@ -94,14 +122,21 @@ class Planner(nn.Module):
 
     @torch.no_grad()
     def answer(self, batch: Mapping[str, Tensor], end_id: int, most_tokens: int) -> list[list[int]]:
-        """Decode greedily after the prompt; each row's tokens up to its end of turn."""
+        """Decode greedily after the prompt; each row's tokens up to its end of turn.
+
+        Raises:
+            PolicyError: the numbers are not finite.
+        """
         cache = DynamicCache(config=self.vlm.config.text_config)
         hidden, _ = self.read(batch, cache)
         mask, position = batch["attention_mask"], batch["position_ids"].amax(dim=(0, 2)) + 1
         chosen: list[Tensor] = []
         done = torch.zeros_like(position, dtype=torch.bool)
         for _ in range(most_tokens):
-            token = self.vlm.lm_head(hidden[:, -1]).argmax(-1)
+            logits = self.vlm.lm_head(hidden[:, -1])
+            if not bool(torch.isfinite(logits).all()):
+                raise PolicyError("The planner's answer is not finite; its weights are broken. Load them anew.")
+            token = logits.argmax(-1)
             token = torch.where(done, end_id, token)
             chosen.append(token)
             done |= token == end_id

@@ -22,16 +22,22 @@ def image_constants(kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def build_vlm(config: PlannerConfig, token_ids: Mapping[str, int]) -> Any:
-    """Build the model; the rotary sections follow the published proportions at any head width."""
+    """Build the model with random weights."""
+    built = build_config(config, token_ids)
+    if isinstance(built, Qwen2_5_VLConfig):
+        return Qwen2_5_VLForConditionalGeneration(built)
+    return Qwen3VLForConditionalGeneration(built)
+
+
+def build_config(config: PlannerConfig, token_ids: Mapping[str, int]) -> Qwen2_5_VLConfig | Qwen3VLConfig:
+    """Give transformers' own settings; the rotary sections follow the published proportions at any head width."""
     wide = config.kind == "qwen2_5_vl"
     ids = {f"{name}_token_id": token_ids[name] for name in ("image", "video", "vision_start", "vision_end")}
     text = text_values(config.text, token_ids, qwen2_5_rope(config.text) if wide else qwen3_rope(config.text))
     vision = vision_values(config)
     tied = config.text.tie_embeddings
     values: dict[str, Any] = {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied, **ids}
-    if wide:
-        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**values))
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**values))
+    return Qwen2_5_VLConfig(**values) if wide else Qwen3VLConfig(**values)
 
 
 def qwen2_5_rope(text: TextTowerConfig) -> dict[str, Any]:

@@ -88,15 +88,19 @@ class Processor:
         """Batch what robots see now and what they were told; their own statistics key is the policy's."""
         return self.encode_prompts([o.instruction for o in observations]) | self.encode_views(observations)
 
-    def encode_prompts(self, instructions: Sequence[str]) -> Batch:
+    def encode_prompts(self, instructions: Sequence[str], acting: bool = True) -> Batch:
         """Batch what robots were told, without the views: input_ids, attention_mask and position_ids."""
-        views = len(self.config.planner_cameras)
-        prompts = [action_prompt(said(words), self.config.prompt, self.config.semantics) for words in instructions]
+        views, prompt, semantics = len(self.config.planner_cameras), self.config.prompt, self.config.semantics
+        prompts = [action_prompt(said(words), prompt, semantics, acting) for words in instructions]
         return pad_left([self._turn(prompt, views) for prompt in prompts], self.token_ids["pad"])
 
-    def encode_views(self, observations: Sequence[Observation]) -> Batch:
-        """Batch what robots see now, without the words: images and, where the policy has one, the state."""
-        key = self.config.statistics_key
+    def encode_views(self, observations: Sequence[Observation], statistics_key: str = "") -> Batch:
+        """Batch what robots see now, without the words: images and, where the policy has one, the state.
+
+        Args:
+            statistics_key: the embodiment that scales the states; the policy's own unless given.
+        """
+        key = statistics_key or self.config.statistics_key
         return self._encode_views([(o.images, o.state, o.instruction, key) for o in observations])
 
     def encode_grounding(self, samples: Sequence[GroundingSample]) -> Batch:
@@ -157,7 +161,7 @@ class Processor:
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _encode_seen(self, seen: Sequence[Seen]) -> Batch:
-        return self.encode_prompts([words for _, _, words, _ in seen]) | self._encode_views(seen)
+        return self.encode_prompts([words for _, _, words, _ in seen], acting=False) | self._encode_views(seen)
 
     def _encode_views(self, seen: Sequence[Seen]) -> Batch:
         batch = {"images": torch.from_numpy(np.stack([self._views(images) for images, *_ in seen]))}

@@ -7,7 +7,7 @@ The action prompt is the unified spatial prompt of ST4VLA (figure 2); the questi
 from st4vla.platform.contracts import GroundingKind, GroundingSample
 from st4vla.platform.errors import DataError
 from st4vla.platform.policy.config import PlannerConfig, PromptConfig, SemanticsConfig
-from st4vla.platform.policy.spatial import CoordinateSpace, thin, write_box, write_points
+from st4vla.platform.policy.spatial import CoordinateSpace, map_coordinates, thin, write_box, write_points
 
 QUESTIONS: dict[GroundingKind, str] = {
     "box": "Give the bounding box of the {label}.",
@@ -26,10 +26,10 @@ def coordinate_space(planner: PlannerConfig, image_size: int, width: int, height
     return CoordinateSpace(width, height, spoken, spoken)
 
 
-def action_prompt(instruction: str, prompt: PromptConfig, semantics: SemanticsConfig) -> str:
-    """Wrap an instruction in the spatial prompt; its closing full stop gives way to the prompt's own."""
-    words = " ".join(instruction.split()).rstrip(".")
-    return prompt.action.format(instruction=words.lower() if semantics.lowercase else words)
+def action_prompt(instruction: str, prompt: PromptConfig, semantics: SemanticsConfig, acting: bool = False) -> str:
+    """Wrap an instruction in the spatial prompt, as `semantics` says; `acting` when it is not for training."""
+    words = instruction if semantics.verbatim else " ".join(instruction.split()).rstrip(".")
+    return prompt.action.replace("{instruction}", words.lower() if acting and semantics.lowercase else words)
 
 
 def question(kind: GroundingKind, label: str, prompt: PromptConfig, semantics: SemanticsConfig) -> str:
@@ -40,6 +40,8 @@ def question(kind: GroundingKind, label: str, prompt: PromptConfig, semantics: S
     """
     if kind == "target":
         return action_prompt(label, prompt, semantics)
+    if kind == "words":
+        return label
     return QUESTIONS[kind].format(label=" ".join(label.split()).rstrip("."))
 
 
@@ -58,6 +60,8 @@ def answer(sample: GroundingSample, space: CoordinateSpace, prompt: PromptConfig
         return write_points(thin(given.trajectory, prompt.max_waypoints), space, "trace")
     if sample.kind == "subgoal" and given.label:
         return given.label
+    if sample.kind == "words" and given.label:
+        return map_coordinates(given.label, space.speak)
     raise DataError(f"A {sample.kind} sample about {sample.label!r} has no such answer; leave it out of the data.")
 
 
@@ -65,4 +69,9 @@ def template_texts(prompt: PromptConfig) -> list[str]:
     """List the wordings a home-made tokenizer must know well."""
     shapes = ["<box>[[1, 2, 3, 4]]</box>", "<point>[[1, 2]]</point>", "<trace>[[1, 2], [3, 4]]</trace>"]
     roles = ["user\n", "assistant\n"]
-    return [prompt.action.format(instruction=""), *(q.format(label="") for q in QUESTIONS.values()), *shapes, *roles]
+    return [
+        prompt.action.replace("{instruction}", ""),
+        *(q.format(label="") for q in QUESTIONS.values()),
+        *shapes,
+        *roles,
+    ]

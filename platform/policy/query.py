@@ -4,7 +4,8 @@ Pre-norm on the queries only, cross-attention and a four times wider GELU MLP pe
 (InternVLA-M1, section 2.1). Where the paper asks that the action loss reach the planner weakened, the gradient really
 is scaled here; the public code leaves it whole.
 
-Letters: B rows, L planner positions, K frame tokens, D planner width, Q queries, C width of the queries.
+Letters: B rows, L planner positions, P = D or, where a plan of several layers has them side by side, layers x D,
+K frame tokens, D planner width, Q queries, C width of the queries.
 """
 
 from typing import Any
@@ -40,32 +41,30 @@ class QueryLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, queries: Tensor, tokens: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
         seen, _ = self.cross_attn(self.norm1(queries), tokens, tokens, key_padding_mask=hidden, need_weights=False)
-        queries = queries + self.dropout(seen)
+        queries = queries + seen
         return queries + self.dropout(self.mlp(self.norm2(queries)))
 
 
 class QueryTransformer(nn.Module):
-    """Fuse plan [B,L,D] and frame tokens [B,K,D] into the condition [B,Q,C]."""
+    """Fuse plan [B,L,P] and frame tokens [B,K,D] into the condition [B,Q,C]; each layer reads its own of several."""
 
-    def __init__(self, config: QueryConfig, planner_width: int, attend_padding: bool = False) -> None:
+    def __init__(self, config: QueryConfig, planner_width: int) -> None:
         super().__init__()
         self.grad_scale = config.grad_scale
-        self.attend_padding = attend_padding
         self.proj = nn.Linear(planner_width, config.width)
         self.query_tokens = nn.Parameter(torch.randn(config.queries, config.width) * 0.02)
         self.layers = nn.ModuleList(QueryLayer(config) for _ in range(config.layers))
 
-    def forward(self, plan_BLD: Tensor, plan_mask_BL: Tensor, frame_BKD: Tensor) -> Tensor:
+    def forward(self, plan_BLP: Tensor, plan_mask_BL: Tensor, frame_BKD: Tensor) -> Tensor:
         """`plan_mask_BL` is 1 where the plan has a token and 0 at padding, which no query sees."""
-        plan_BLD = ScaleGradient.apply(plan_BLD, self.grad_scale)  # pyright: ignore[reportAssignmentType]
-        tokens_BKC = self.proj(torch.cat([plan_BLD.to(frame_BKD.dtype), frame_BKD], dim=1))
-        hidden = None
-        if not self.attend_padding:
-            seen = torch.ones(frame_BKD.shape[:2], dtype=torch.bool, device=frame_BKD.device)
-            hidden = ~torch.cat([plan_mask_BL.bool(), seen], dim=1)
-        queries = self.query_tokens.expand(len(plan_BLD), -1, -1)
-        for layer in self.layers:
-            queries = layer(queries, tokens_BKC, hidden)
+        plan: Tensor = ScaleGradient.apply(plan_BLP, self.grad_scale)  # pyright: ignore[reportAssignmentType]
+        parts = plan.to(frame_BKD.dtype).split(frame_BKD.shape[-1], dim=-1)
+        read = [self.proj(torch.cat([plan_BLD, frame_BKD], dim=1)) for plan_BLD in parts]
+        seen = torch.ones(frame_BKD.shape[:2], dtype=torch.bool, device=frame_BKD.device)
+        hidden = ~torch.cat([plan_mask_BL.bool(), seen], dim=1)
+        queries = self.query_tokens.expand(len(plan), -1, -1)
+        for index, layer in enumerate(self.layers):
+            queries = layer(queries, read[index % len(read)], hidden)
         return queries

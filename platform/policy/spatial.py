@@ -6,11 +6,12 @@
 
 Text carries whole numbers in the planner's own coordinates; the platform carries pixels of the source image.
 `CoordinateSpace` goes between the two. The reader also understands what published checkpoints answer:
-{"bbox_2d": [x1, y1, x2, y2]}, {"point_2d": [x, y]} and lists of tuples [(x, y), (x, y)].
+{"bbox_2d": [x1, y1, x2, y2]}, {"point_2d": [x, y]}, one or many, lists of tuples [(x, y), (x, y)], and bare
+[x, y] or (x1, y1, x2, y2). The rest of a text may be anything.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,9 @@ TAGGED = re.compile(r"<(box|point|trace)>(.*?)</\1>", re.DOTALL)
 LABEL = re.compile(r'"label"\s*:\s*"([^"]*)"|<ref>([^<]*)</ref>')
 NUMBER = re.compile(r"-?\d{1,6}(?:\.\d{1,6})?")
 KEYED = re.compile(r'"(bbox_2d|point_2d)"\s*:\s*\[([^\[\]]*)\]')
+OBJECT = re.compile(r"\{[^{}]*\}")
+NAMED = re.compile(r"(?:<ref>[^<]*</ref>\s*)?<(box|point|trace)>.*?</\1>", re.DOTALL)
+BARE = re.compile(r"[\[\(]\s*-?\d[\d\.]*(?:\s*,\s*-?\d[\d\.]*){1,3}\s*[\]\)]")
 TUPLES = re.compile(r"\[\s*(?:[\(\[][^\(\)\[\]]*[\)\]]\s*,?\s*)+\]")
 
 
@@ -78,7 +82,7 @@ def read_spatial(text: str, space: CoordinateSpace, shape: Shape | None = None) 
     found = {tag: numbers(body) for tag, body in reversed(TAGGED.findall(text))}
     for key, body in reversed(KEYED.findall(text)):
         found.setdefault("box" if key == "bbox_2d" else "point", numbers(body))
-    if not found and (match := TUPLES.search(text)):
+    if not found and (match := TUPLES.search(text) or BARE.search(text)):
         values = numbers(match.group())
         found[shape or ("box" if len(values) == 4 and match.group().count("(") < 2 else "point")] = values
     box = as_box(found.get("box", ()), space)
@@ -86,6 +90,55 @@ def read_spatial(text: str, space: CoordinateSpace, shape: Shape | None = None) 
     if box is None and not points and not trajectory:
         raise SpatialParseError(f"No box, point or trace in {text[:80]!r}; expected e.g. <point>[[12, 34]]</point>.")
     return Spatial(label=label, box=box, points=points, trajectory=trajectory)
+
+
+def map_coordinates(text: str, change: Callable[[Point], tuple[float, float]]) -> str:
+    """Write every coordinate of a text anew, in tags, under keys and in lists of tuples; other numbers stay.
+
+    Numbers are taken in pairs, x before y; a part with an odd count of them is left as it is.
+    """
+
+    def rewritten(part: str) -> str:
+        values = [float(number) for number in NUMBER.findall(part)]
+        if len(values) % 2:
+            return part
+        moved = iter([value for x, y in zip(values[0::2], values[1::2], strict=True) for value in change((x, y))])
+        return NUMBER.sub(lambda _: f"{next(moved):g}", part)
+
+    def inside(part: re.Match[str]) -> str:
+        whole, begin, end = part.group(), part.start(2) - part.start(), part.end(2) - part.start()
+        return whole[:begin] + rewritten(whole[begin:end]) + whole[end:]
+
+    if TAGGED.search(text) or KEYED.search(text):
+        return KEYED.sub(inside, TAGGED.sub(inside, text))
+    return TUPLES.sub(lambda part: rewritten(part.group()), text)
+
+
+def read_all(text: str, space: CoordinateSpace, shape: Shape | None = None) -> tuple[Spatial, ...]:
+    """Read every place that a text names, in order: Qwen's lists of objects, several tags, several boxes in one tag.
+
+    Raises:
+        SpatialParseError: nothing could be read; no other error, whatever the text.
+    """
+    pieces = [piece for piece in OBJECT.findall(text) if KEYED.search(piece)]
+    pieces = pieces or [match.group() for match in NAMED.finditer(text)]
+    places: list[Spatial] = []
+    for piece in pieces:
+        try:
+            places += split_boxes(read_spatial(piece, space, shape), piece, space)
+        except SpatialParseError:
+            continue
+    return tuple(places) or (read_spatial(text, space, shape),)
+
+
+def split_boxes(place: Spatial, piece: str, space: CoordinateSpace) -> list[Spatial]:
+    """Give one place for each of several boxes in one tag."""
+    tagged = TAGGED.search(piece)
+    values = numbers(tagged.group(2)) if tagged and tagged.group(1) == "box" else ()
+    if len(values) < 8:
+        return [place]
+    fours = [values[at : at + 4] for at in range(0, len(values) - 3, 4)]
+    return [Spatial(place.label, box=as_box(four, space)) for four in fours]
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model
 
 from st4vla.platform.policy.config import VisionConfig
 from st4vla.platform.policy.dense import DenseHead
+from st4vla.platform.policy.dino import Dino
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,16 +21,7 @@ class FrameEncoder(nn.Module):
         """Build with random weights; `dense` is the head of an auxiliary loss where there are no pretrained ones."""
         super().__init__()
         self.dense_head = dense
-        self.dino = Dinov2Model(
-            Dinov2Config(
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                patch_size=config.patch_size,
-                image_size=config.position_px,
-                initializer_range=config.initializer_range,
-            )
-        )
+        self.dino = Dino(config)
         self.widen = nn.Linear(config.width, planner_width)
         self.register_buffer("image_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
@@ -41,4 +32,4 @@ class FrameEncoder(nn.Module):
     def patches(self, images: Tensor) -> Tensor:
         """Give the normalised patch tokens [N,K,C] of uint8 images [N,3,H,W]."""
         pixels = (images.to(self.image_mean.dtype) / 255 - self.image_mean) / self.image_std
-        return self.dino(pixels).last_hidden_state[:, 1:]
+        return self.dino(pixels.to(self.widen.weight.dtype))

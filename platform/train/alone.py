@@ -1,5 +1,6 @@
 """Run a stage in one process, without Ray: the same loop and the same DeepSpeed, easy to step through."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -9,6 +10,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from st4vla.platform.train.background import Background, Begin
+from st4vla.platform.train.config import SavingConfig
+from st4vla.platform.train.folder import kept
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
 
@@ -19,23 +23,35 @@ class FolderReporter:
     A checkpoint is written under a hidden name and renamed, so that a killed run leaves whole ones only.
     """
 
-    def __init__(self, folder: Path, keep: int, tell: Callable[[Row], None] = lambda row: None) -> None:
-        self.folder, self.keep, self.tell = folder, keep, tell
+    def __init__(self, folder: Path, saving: SavingConfig, tell: Callable[[Row], None] = lambda row: None) -> None:
+        self.folder, self.saving, self.tell = folder, saving, tell
+        self._behind = Background()
 
     def progress(self, row: Row) -> None:
         """Pass a row on."""
         self.tell(row)
 
-    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
-        """Write a checkpoint and let go of the oldest beyond `keep`."""
+    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+        """Write a checkpoint beside the next steps, and then let go of those that need not stay."""
+        self._behind.wait()
         hidden, place = self.folder / f".{name_of(step)}", self.folder / name_of(step)
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
-        write(hidden)
-        shutil.rmtree(place, ignore_errors=True)
-        hidden.rename(place)
-        for old in self.checkpoints()[: -self.keep]:
-            shutil.rmtree(old)
+        finish = begin(hidden)
+
+        def write() -> None:
+            finish()
+            shutil.rmtree(place, ignore_errors=True)
+            hidden.rename(place)
+            whole = self.checkpoints()
+            for old in set(whole) - kept(whole, self.saving):
+                shutil.rmtree(old)
+
+        self._behind.start(write)
+
+    def close(self) -> None:
+        """Wait for the last checkpoint; raise what went wrong with it."""
+        self._behind.close()
 
     def checkpoints(self) -> list[Path]:
         """List the whole checkpoints, oldest first."""
@@ -65,11 +81,12 @@ def join_group_of_one(device: torch.device) -> None:
 
 def run_alone(job: StageJob, folder: Path, tell: Callable[[Row], None] = lambda row: None) -> Path:
     """Run a stage, or the rest of it, keeping checkpoints under `folder`; give the last checkpoint."""
-    reporter = FolderReporter(folder, job.train.saving.keep, tell)
+    reporter = FolderReporter(folder, job.train.saving, tell)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done = reporter.checkpoints()
     resume = done[-1] if done else None
     if resume is None or resume.name != name_of(job.train.steps):
         join_group_of_one(device)
-        run_stage(job, Worker(), reporter, resume, device)
+        with contextlib.closing(reporter):
+            run_stage(job, Worker(), reporter, resume, device)
     return reporter.checkpoints()[-1]

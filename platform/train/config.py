@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.train.adapters import AdapterConfig
+from st4vla.platform.train.average import AverageConfig
+from st4vla.platform.train.guard import AlarmConfig
 
 Stage = Literal["grounding", "action"]
 STAGES: tuple[Stage, ...] = ("grounding", "action")
@@ -66,6 +69,8 @@ class EngineConfig:
         offload: "cpu" keeps the optimiser's state in host memory (ZeRO 1 to 3).
         bucket_elements: elements per reduction; 5e6 is InternVLA-M1's setting, small models want all in one.
         overlap_communication: reduce gradients while the backward pass goes on (GPU only; gloo blocks).
+        recompute: keep no activations of the planner's layers and compute them again in the backward pass, which
+            saves memory for about a third more compute.
     """
 
     zero_stage: int = 0
@@ -73,6 +78,7 @@ class EngineConfig:
     offload: str = "none"
     bucket_elements: int = 50_000_000
     overlap_communication: bool = False
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         require(self.zero_stage in (0, 1, 2, 3), "deepspeed.zero_stage", self.zero_stage, "choose 0, 1, 2 or 3")
@@ -124,15 +130,44 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
+class SimilarityConfig:
+    """When the two objectives' gradients are compared, and how (`similarity.py`); 0 steps means never.
+
+    Attributes:
+        samples: of either kind in the fixed probe, over all workers; the paper's is 64.
+        energy: share of a gradient's squared norm that the directions kept of it carry.
+    """
+
+    every: int = 0
+    samples: int = 64
+    energy: float = 0.9
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "similarity.every", self.every, "it must be >= 0; 0 switches it off")
+        require(self.samples > 0, "similarity.samples", self.samples, "it must be >= 1")
+        require(0 < self.energy < 1, "similarity.energy", self.energy, "it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class SavingConfig:
-    """When checkpoints are written, and how many are kept; the last step is always written."""
+    """When checkpoints are written, and which are kept; the last step is always written.
+
+    Attributes:
+        every: steps between two.
+        keep: how many stay: the newest or, with `best`, the best, and the newest beside them.
+        best: the figure that says which is best, e.g. "validation/action_translation_mm"; "" for none.
+        best_is: whether its lowest or its highest value is best.
+    """
 
     every: int = 200
     keep: int = 2
+    best: str = ""
+    best_is: str = "lowest"
 
     def __post_init__(self) -> None:
         require(self.every > 0, "saving.every", self.every, "it must be >= 1")
         require(self.keep > 0, "saving.keep", self.keep, "it must be >= 1")
+        require(self.best_is in ("lowest", "highest"), "saving.best_is", self.best_is, "choose lowest or highest")
 
 
 @dataclass(frozen=True)
@@ -154,6 +189,10 @@ class TrainConfig:
     batch: BatchConfig
     engine: EngineConfig = field(default_factory=EngineConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     loss_weights: Mapping[str, float] = field(default_factory=lambda: {"robot": 1.0, "grounding": 0.1})
     log_every: int = 10
@@ -169,6 +208,13 @@ class TrainConfig:
         require(fits, "batch.robot", self.batch.robot, "stage grounding reads no robot samples; set it to 0")
         fits = self.stage == "grounding" or self.batch.robot > 0
         require(fits, "batch.robot", self.batch.robot, "stage action needs robot samples")
+        fits = not self.similarity.every or (self.stage == "action" and self.engine.zero_stage < 3)
+        require(fits, "similarity.every", self.similarity.every, "compare in stage action, at ZeRO stage 0, 1 or 2")
+        fits = not self.saving.best or (self.validation.every and self.saving.every % self.validation.every == 0)
+        remedy = "validate at every checkpoint: let validation.every divide saving.every"
+        require(bool(fits), "saving.best", self.saving.best, remedy)
+        fits = not self.average.decay or self.engine.zero_stage < 3
+        require(fits, "average.decay", self.average.decay, "ZeRO stage 3 cuts up the weights; average at 0, 1 or 2")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -178,6 +224,10 @@ class TrainConfig:
             "batch": BatchConfig,
             "engine": EngineConfig,
             "validation": ValidationConfig,
+            "similarity": SimilarityConfig,
+            "alarms": AlarmConfig,
+            "average": AverageConfig,
+            "adapters": AdapterConfig,
             "saving": SavingConfig,
         }
         built = {key: build(parts[key], value, key) if key in parts else value for key, value in values.items()}

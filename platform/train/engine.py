@@ -1,22 +1,27 @@
 """Wrap one DeepSpeed engine: its settings from ours, its traps avoided, its checkpoints read and written."""
 
 import contextlib
+import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from st4vla.platform.errors import CheckpointError
+from st4vla.platform.train.average import Average
+from st4vla.platform.train.background import Finish, copied
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.objective import Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
+from st4vla.platform.train.universal import TAG, WORLD, convert, drop_converted, fits, universal_folder
 
-TAG = "state"
+AVERAGE = "average.pt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -38,8 +43,12 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """Say in DeepSpeed's own keys what our config means; `world_size` fixes the micro-batch."""
+def deepspeed_settings(config: TrainConfig, world_size: int, universal: bool = False) -> dict[str, Any]:
+    """Say in DeepSpeed's own keys what our config means; `world_size` fixes the micro-batch.
+
+    Args:
+        universal: the state to be loaded was converted for another number of workers.
+    """
     engine = config.engine
     samples = max(config.batch.robot, config.batch.grounding)
     settings: dict[str, Any] = {
@@ -52,6 +61,7 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"load_universal": universal},
         "zero_optimization": {
             "stage": engine.zero_stage,
             "overlap_comm": engine.overlap_communication,
@@ -65,26 +75,63 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
     return settings
 
 
+def copying_engine() -> Any:
+    """Make DeepSpeed hand over what it would write: each state and its path go to the function `take`."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class CopyingEngine(TorchCheckpointEngine):
+        take: Callable[[Any, str], None]
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.take(state_dict, path)
+
+    return CopyingEngine()
+
+
+@contextlib.contextmanager
+def refused_by_disk(folder: Path) -> Iterator[None]:
+    """Turn what a full or broken disk raises into a CheckpointError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"could not write the engine's state to {folder}: {error}; free some space") from error
+
+
 class TrainEngine:
     """One worker's share of the model and its optimiser; every method is called by all workers in step."""
 
-    def __init__(self, model: torch.nn.Module, config: TrainConfig, device: torch.device, world_size: int) -> None:
-        """Hand the model to DeepSpeed; a torch process group must be up."""
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        world_size: int,
+        resume: Path | None = None,
+    ) -> None:
+        """Hand the model to DeepSpeed; a torch process group must be up.
+
+        Args:
+            resume: the state that `load` will read; other workers than these may have written it.
+        """
         deepspeed = import_deepspeed(device)
         self.config = config
         self.device = device
         self.dtype = DTYPES[config.engine.precision]
+        self._universal = resume is not None and not fits(resume, world_size)
         objective = Objective(model, config.loss_weights)
         optimiser = build_optimiser(model.named_parameters(), config.optimiser)
         self._trained = [one for group in optimiser.param_groups for one in group["params"]]
         self._norm: torch.Tensor | None = None
+        self._average = Average(model, config.average) if config.average.decay else None
         self._engine, self._optimiser, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimiser,
-            config=deepspeed_settings(config, world_size),
+            config=deepspeed_settings(config, world_size, self._universal),
             dist_init_required=False,
         )
         self._zero = deepspeed.zero
+        self._world = {"workers": world_size, "zero_stage": config.engine.zero_stage}
+        self._copies = self._engine.checkpoint_engine = copying_engine()
 
     @property
     def model(self) -> torch.nn.Module:
@@ -105,7 +152,10 @@ class TrainEngine:
         if self.config.engine.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
             clip = self.config.optimiser.clip_norm or math.inf
             self._norm = torch.nn.utils.clip_grad_norm_(self._trained, clip)
+        boundary = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
+        if self._average is not None and boundary:
+            self._average.follow(step)
         return rates
 
     def gradient_norm(self) -> float:
@@ -119,31 +169,84 @@ class TrainEngine:
 
     @contextlib.contextmanager
     def whole_weights(self) -> Iterator[torch.nn.Module]:
-        """Give the policy with every weight present, gathered from all workers under ZeRO-3."""
+        """Give the policy with every weight present, gathered under ZeRO 3; averaged ones, where an average is kept."""
         if self.config.engine.zero_stage < 3:
-            yield self.model
+            with self._average.in_place() if self._average else contextlib.nullcontext():
+                yield self.model
             return
         with self._zero.GatheredParameters(list(self.model.parameters())):
             yield self.model
 
-    def save(self, folder: Path, counters: Mapping[str, Any]) -> None:
-        """Write this worker's shards of weights and optimiser, with the loop's counters, under `folder`."""
-        try:
+    def save(self, folder: Path, counters: Mapping[str, Any]) -> Finish:
+        """Copy this worker's shards of weights and optimiser, with the loop's counters.
+
+        Returns:
+            the function that writes them under `folder`; it may run beside later steps.
+
+        Raises:
+            CheckpointError: from that function too, where the disk refuses.
+        """
+        files: list[tuple[Any, str]] = []
+        self._copies.take = lambda state, path: files.append((copied(state), path))
+        if self._average is not None:
+            files.append((copied(self._average.state()), str(folder / AVERAGE)))
+        with refused_by_disk(folder):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"could not write the engine's state to {folder}: {error}; free some space"
-            ) from error
+            (folder / WORLD).write_text(json.dumps(self._world))
+
+        def write() -> None:
+            with refused_by_disk(folder):
+                for state, path in files:
+                    torch.save(state, path)
+
+        return write
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Read what `save` wrote, on as many workers as wrote it; give back the counters."""
+        """Read what `save` wrote, on any number of workers; give back the counters."""
         if not (folder / TAG).is_dir():
             raise CheckpointError(f"{folder} holds no engine state {TAG!r}; it is incomplete, delete it and run again")
+        settings = [{key: group[key] for key in group if key != "params"} for group in self._optimiser.param_groups]
+        with self._converted(folder) as source:
+            counters = self._read(source)
+        if self._universal:
+            self._mend(settings)
+        if self._average is not None:
+            self._average.load(torch.load(folder / AVERAGE, map_location="cpu", weights_only=True))
+        return counters
+
+    def _mend(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Undo what DeepSpeed's universal loading for ZeRO 3 mixes up.
+
+        It gives every group the settings of the first, and every shard one and the same step counter, which would then
+        count as many steps at once as there are shards.
+        """
+        for group, kept in zip(self._optimiser.param_groups, settings, strict=True):
+            group.update(kept)
+        for state in self._optimiser.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
+
+    @contextlib.contextmanager
+    def _converted(self, folder: Path) -> Iterator[Path]:
+        """Give the folder to read: the state itself, or what one worker of each machine converted it to."""
+        if not self._universal:
+            yield folder
+            return
+        first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        if first:
+            convert(folder)
+        dist.barrier()
+        yield universal_folder(folder)
+        dist.barrier()
+        if first:
+            drop_converted(folder)
+
+    def _read(self, folder: Path) -> dict[str, Any]:
         try:
             _, client = self._engine.load_checkpoint(str(folder), tag=TAG)
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, AssertionError) as error:
             raise CheckpointError(
-                f"could not resume from {folder}: {error}; resume with the same workers, ZeRO stage and policy, "
+                f"could not resume from {folder}: {error}; resume with the same ZeRO stage and policy, "
                 "or start from its policy folder with parent=..."
             ) from error
         return client["counters"]

@@ -1,15 +1,19 @@
 """Remember what a run folder was started with, and refuse to go on with something else."""
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.train.config import SavingConfig
 
 SETTINGS = "settings.yaml"
-LATEST = "checkpoint"
+LATEST, BEST = "checkpoint", "best"
+ROW = "row.json"  # in every checkpoint: the figures of its step
 
 
 def remember(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -61,9 +65,28 @@ def finished(folder: Path) -> Path | None:
     return link if (link / "policy.yaml").exists() else None
 
 
-def publish(folder: Path, policy: Path) -> Path:
-    """Point `folder`/checkpoint at the finished policy, in one rename; give that link."""
-    link, part = folder / LATEST, folder / f".{LATEST}.part"
+def ranked(checkpoints: Iterable[Path], saving: SavingConfig) -> list[Path]:
+    """Sort checkpoints from worst to best by `saving.best`; those without that figure come first."""
+    sign = -1.0 if saving.best_is == "lowest" else 1.0
+
+    def worth(checkpoint: Path) -> float:
+        path = checkpoint / ROW
+        value = json.loads(path.read_text()).get(saving.best) if path.is_file() else None
+        return -math.inf if value is None or math.isnan(value) else sign * value
+
+    return sorted(checkpoints, key=lambda checkpoint: (worth(checkpoint), checkpoint.name))
+
+
+def kept(checkpoints: Sequence[Path], saving: SavingConfig) -> set[Path]:
+    """Choose which of the checkpoints, oldest first, stay: the newest `keep`, or the best `keep` and the newest."""
+    if not saving.best:
+        return set(checkpoints[-saving.keep :])
+    return {*ranked(checkpoints, saving)[-saving.keep :], *checkpoints[-1:]}
+
+
+def publish(folder: Path, policy: Path, name: str = LATEST) -> Path:
+    """Point `folder`/`name` at a policy, in one rename; give that link."""
+    link, part = folder / name, folder / f".{name}.part"
     part.unlink(missing_ok=True)
     part.symlink_to(policy.resolve().relative_to(folder.resolve()))
     part.rename(link)

@@ -1,9 +1,10 @@
 """Run the steps of one stage: read, forward, backward, update, report, validate, save."""
 
 import hashlib
-import math
+import json
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,10 +12,13 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from st4vla.platform.errors import TrainingError
+from st4vla.platform.train.background import Begin, Finish, Stopwatch
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
+from st4vla.platform.train.folder import ROW
+from st4vla.platform.train.guard import Alarms, LossGuard
 
+logger = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
@@ -35,9 +39,27 @@ class Reporter(Protocol):
         """Take one row of figures; only the first worker calls it."""
         ...
 
-    def checkpoint(self, step: int, write: Callable[[Path], None], row: Row) -> None:
-        """Give every worker a folder to write its part in, and make all parts one checkpoint."""
+    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+        """Give every worker a folder for its part, and make all parts one checkpoint once they are written.
+
+        `begin` copies at once and gives the function that writes; that one may run beside the next steps.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Something measured on the policy now and then, and always after the last step.
+
+    Attributes:
+        name: its figures are told as "name/figure".
+        every: steps between two; 0 measures at the end only.
+        measure: takes the policy, dropout off and every weight present; all workers call it in step.
+    """
+
+    name: str
+    every: int
+    measure: Callable[[torch.nn.Module], Row]
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class Trainer:
     """The loop over steps; all workers run it in lockstep.
 
     A step: (1) take a micro-batch, (2) forward its losses, (3) backward, (4) update at this step's rates,
-    then now and then (5) report means over workers, (6) validate, (7) save.
+    then now and then (5) report means over workers, (6) inspect (validate, compare gradients), (7) save.
     """
 
     def __init__(
@@ -68,8 +90,9 @@ class Trainer:
         batches: Batches,
         reporter: Reporter,
         worker: Worker,
-        write_policy: Callable[[Path, torch.nn.Module, int], None],
-        validate: Callable[[torch.nn.Module], Row],
+        write_policy: Callable[[Path, torch.nn.Module, int], Finish],
+        inspections: Sequence[Inspection],
+        guard: LossGuard,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.config = config
@@ -78,7 +101,9 @@ class Trainer:
         self.reporter = reporter
         self.worker = worker
         self.write_policy = write_policy
-        self.validate = validate
+        self.inspections = inspections
+        self.guard = guard
+        self.alarms = Alarms(config.alarms)
         self.clock = clock
         self.meter = Meter()
 
@@ -92,8 +117,9 @@ class Trainer:
             last = done == self.config.steps
             if last or done % self.config.log_every == 0:
                 row = self._report(done, rates)
-            if last or self._due(done, self.config.validation.every):
-                row |= self._validate(done)
+            for one in self.inspections:
+                if last or self._due(done, one.every):
+                    row |= self._inspect(done, one)
             if last or self._due(done, self.config.saving.every):
                 self._save(done, row)
         return row
@@ -110,6 +136,7 @@ class Trainer:
             self.meter.waited(self.clock() - began)
             torch.manual_seed(step_seed(self.config.seed, step, micro, self.worker.rank))
             total, parts = self.engine.losses(batches)
+            self.guard.hold(step + 1, batches, total.detach(), parts)
             self.engine.backward(total)
             rates = self.engine.step(step)
             self.meter.took(self.clock() - began, total.detach().float(), parts)
@@ -118,8 +145,8 @@ class Trainer:
     def _report(self, done: int, rates: Mapping[str, float]) -> Row:
         """Average the losses since the last report over steps and workers, in one all-reduce."""
         micro_batches = self.meter.micro_batches
+        self.guard.check()
         means, wait_s, busy_s = self.meter.drain(self.worker.world_size)
-        self._check_finite(done, means)
         steps = micro_batches / self.config.batch.accumulation
         samples = (self.config.batch.robot + self.config.batch.grounding) * steps
         row = {f"loss/{name}": value for name, value in means.items()}
@@ -131,37 +158,48 @@ class Trainer:
             "data_wait_share": wait_s / busy_s if busy_s else 0.0,
             "gradient_norm": self.engine.gradient_norm(),
         }
+        row |= self._alarms(done, {"gradient_norm": row["gradient_norm"], "loss": row["loss/total"]})
         self._tell(row)
         return row
 
-    def _check_finite(self, done: int, means: Mapping[str, float]) -> None:
-        broken = {name: value for name, value in means.items() if not math.isfinite(value)}
-        if broken:
-            raise TrainingError(
-                f"losses are not finite by step {done}: {broken}; lower optimiser.learning_rates or look for a broken "
-                f"sample between steps {done - self.config.log_every + 1} and {done}; checkpoints before it stand"
-            )
+    def _alarms(self, done: int, figures: Row) -> Row:
+        jumps = self.alarms.look(figures)
+        for name, times in jumps.items():
+            if self.worker.rank == 0:
+                logger.warning("%s is %.4g at step %d, %.1f times its running mean", name, figures[name], done, times)
+        return {f"alarm/{name}": times for name, times in jumps.items()}
 
-    def _validate(self, done: int) -> Row:
-        """Score held-out samples, shared out over the workers."""
+    def _inspect(self, done: int, one: Inspection) -> Row:
         self.engine.train(False)
         with torch.no_grad(), self.engine.whole_weights() as model:
-            row = {f"validation/{name}": value for name, value in self.validate(model).items()}
+            row = {f"{one.name}/{figure}": value for figure, value in one.measure(model).items()}
         self.engine.train()
         if row:
             self._tell({"step": float(done)} | row)
         return row
 
     def _save(self, done: int, row: Row) -> None:
+        self.guard.check()
         counters = {"step": done, "cursor": self.batches.cursor()}
+        watch = Stopwatch(self._tell, done, self.clock)
 
-        def write(folder: Path) -> None:
-            self.engine.save(folder / "engine", counters)
+        def begin(folder: Path) -> Finish:
+            parts = [self.engine.save(folder / "engine", counters)]
             with self.engine.whole_weights() as model:
                 if self.worker.rank == 0:
-                    self.write_policy(folder / "policy", model, done)
+                    parts.append(self.write_policy(folder / "policy", model, done))
 
-        self.reporter.checkpoint(done, write, row)
+            def finish() -> None:
+                for write in parts:
+                    write()
+                if self.worker.rank == 0:
+                    (folder / ROW).write_text(json.dumps(row))
+                watch.written()
+
+            return finish
+
+        self.reporter.checkpoint(done, begin, row)
+        watch.go_on()
 
     def _tell(self, row: Row) -> None:
         if self.worker.rank == 0:

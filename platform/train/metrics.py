@@ -95,8 +95,8 @@ def grounding_scores(sample: GroundingSample, answer: Spatial | None) -> dict[st
         scores[f"{sample.kind}_hit_rate"] = float(hit)
     if sample.kind == "trace" and usable and answer:
         scores["trace_error_px"] = trace_error(answer.trajectory, sample.answer.trajectory)
-    if sample.kind == "subgoal":
-        scores["subgoal_match"] = float(bool(usable and answer and answer.label == sample.answer.label))
+    if sample.kind in ("subgoal", "words"):
+        scores[f"{sample.kind}_match"] = float(bool(usable and answer and answer.label == sample.answer.label))
     return scores
 
 
@@ -108,5 +108,6 @@ def has_answer(kind: str, answer: Spatial) -> bool:
         "target": bool(answer.points),
         "trace": bool(answer.trajectory),
         "subgoal": bool(answer.label),
+        "words": bool(answer.label),
     }
     return held[kind]

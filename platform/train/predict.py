@@ -33,13 +33,13 @@ class Predictor:
         questions = [self.processor.question(sample.kind, sample.label) for sample in asked]
         batch = self.processor.encode_questions([sample.image for sample in asked], questions)
         end = self.processor.token_ids["end"]
-        rows = self.model.planner.answer(self._placed(batch), end, MOST_TOKENS)
+        rows = self.model.planner.answer(placed(batch, self.model), end, MOST_TOKENS)
         return [self._read(sample, row) for sample, row in zip(asked, rows, strict=True)]
 
     @torch.no_grad()
     def act(self, seen: Sequence[Observation], keys: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """Give a chunk [T,A] in physical units for each observation, its noise drawn from its key."""
-        batch = self._placed(self.processor.encode_observations(seen))
+        batch = placed(self.processor.encode_observations(seen), self.model)
         plan, mask = self.model.plan(batch)
         condition = self.model.condition(plan, mask, batch["images"], batch.get("state"))
         noise = torch.from_numpy(np.stack([self._noise(key) for key in keys])).to(self.device, condition.dtype)
@@ -53,15 +53,18 @@ class Predictor:
         return rng.standard_normal((config.chunk_length, config.action_dim), dtype=np.float32)
 
     def _read(self, sample: GroundingSample, tokens: Sequence[int]) -> Spatial | None:
-        if sample.kind == "subgoal":
+        if sample.kind in ("subgoal", "words"):
             return Spatial(label=str(self.processor.tokenizer.decode(list(tokens))).strip())
         try:
             return self.processor.read_answer(tokens, sample.image, SHAPES[sample.kind])
         except SpatialParseError:
             return None
 
-    def _placed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-            for name, value in batch.items()
-        }
+
+def placed(batch: Mapping[str, torch.Tensor], model: torch.nn.Module) -> dict[str, Any]:
+    """Bring a batch to a model's device and precision."""
+    weight = next(model.parameters())
+    return {
+        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        for name, value in batch.items()
+    }

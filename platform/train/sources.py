@@ -14,6 +14,8 @@ from st4vla.platform.data.frame_cache import FrameCache, FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
 from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
 from st4vla.platform.data.mixture import Mixture, Source
+from st4vla.platform.data.picture_formats import OPENERS, open_pictures
+from st4vla.platform.data.pictures import PictureQuestions
 from st4vla.platform.data.sources import ActionSource, GroundingSource, split_episodes
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.data.stills import StillQuestions, Stills
@@ -30,10 +32,12 @@ class SourceConfig:
 
     Attributes:
         path: the dataset's folder, for kinds "lerobot" and "stills".
-        kind: "lerobot", "stills", or the import path of a function, package.module.function, that is called with a
-            `ReadingConfig` and the options, and gives a `TrainingSource`.
+        kind: "lerobot", "stills", a form of pictures with questions ("llava", "points", "coco", "refcoco"), or the
+            import path of a function, package.module.function, that is called with a `ReadingConfig` and the options,
+            and gives a `TrainingSource`.
         weight: how often it is drawn, against the others.
-        options: further settings, for "lerobot" those of `DatasetConfig`.
+        options: further settings, for "lerobot" those of `DatasetConfig`, for pictures those of
+            `open_pictures`.
     """
 
     path: str = ""
@@ -42,9 +46,10 @@ class SourceConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        on_disk = self.kind in ("lerobot", "stills")
-        require(on_disk or "." in self.kind, "data.kind", self.kind, "use lerobot, stills or an import path")
-        require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder")
+        on_disk = self.kind in ("lerobot", "stills", *OPENERS)
+        known = ", ".join(("lerobot", "stills", *OPENERS))
+        require(on_disk or "." in self.kind, "data.kind", self.kind, f"use {known} or an import path")
+        require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder or file")
         require(self.weight > 0, "data.weight", self.weight, "it must be > 0")
 
 
@@ -201,6 +206,49 @@ class StillsSource:
         return {still.instruction for still in shown}.union(*(still.annotation.boxes for still in shown))
 
 
+class PictureSource:
+    """Pictures with questions, as others keep them; the last share of the rows is held out."""
+
+    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
+        self.pictures = open_pictures(config.kind, Path(config.path), config.options)
+        self.name = self.pictures.name
+        self.num_held_out = round(len(self.pictures) * reading.held_out_share)
+        self.num_training = len(self.pictures) - self.num_held_out
+
+    @property
+    def digest(self) -> str:
+        """Digest of the files with the rows."""
+        return self.pictures.digest
+
+    def robot(self) -> Source:
+        """Refuse: pictures alone have no actions.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"{self.name} holds pictures without actions; name it under grounding_data instead")
+
+    def grounding(self) -> PictureQuestions:
+        """Questions of the rows to train on."""
+        return PictureQuestions(self.pictures, range(self.num_training))
+
+    def held_out_robot(self, count: int) -> list[ActionSample]:
+        """Give none."""
+        return []
+
+    def held_out_grounding(self, count: int) -> list[GroundingSample]:
+        """Give up to `count` questions of held-out rows, the same ones each time."""
+        return load_spread(PictureQuestions(self.pictures, range(self.num_training, len(self.pictures))), count)
+
+    def statistics(self) -> EmbodimentStatistics | None:
+        """Give none: nothing moves."""
+        return None
+
+    def texts(self) -> set[str]:
+        """Give none: a tokenizer made from the web's words would be none of ours."""
+        return set()
+
+
 def load_spread(source: Source, count: int) -> list[Any]:
     """Load up to `count` items of a source, evenly spread, the same ones each time."""
     length = len(source)
@@ -214,6 +262,8 @@ def open_source(config: SourceConfig, reading: ReadingConfig) -> TrainingSource:
         return LeRobotSource(config, reading)
     if config.kind == "stills":
         return StillsSource(config, reading)
+    if config.kind in OPENERS:
+        return PictureSource(config, reading)
     module, _, name = config.kind.rpartition(".")
     try:
         make = getattr(importlib.import_module(module), name)

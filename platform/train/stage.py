@@ -13,23 +13,42 @@ from typing import Any
 import numpy as np
 import torch
 
-from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, read_policy_yaml, save_checkpoint
+from st4vla.platform.checkpoint import Lineage, load_checkpoint, load_planner, prepare_checkpoint, read_policy_yaml
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
 from st4vla.platform.policy.config import PolicyConfig
+from st4vla.platform.policy.folder import own_tensors
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.prompt import template_texts
 from st4vla.platform.policy.tokenizer import build_tokenizer
+from st4vla.platform.train.adapters import add_adapters, plain_tensors
+from st4vla.platform.train.background import Finish
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
-from st4vla.platform.train.loop import Reporter, Row, Trainer, Worker
-from st4vla.platform.train.predict import Predictor
+from st4vla.platform.train.guard import LossGuard
+from st4vla.platform.train.loop import Inspection, Reporter, Row, Trainer, Worker
+from st4vla.platform.train.predict import Predictor, placed
+from st4vla.platform.train.similarity import compare_objectives
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig, Sources
 from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
 
 logger = logging.getLogger(__name__)
+
+# Settings that a stage may change without any weight losing its place.
+FREE_SETTINGS = (
+    "prompt.",
+    "semantics.",
+    "statistics_key",
+    "control_hz",
+    "query.dropout",
+    "query.grad_scale",
+    "expert.condition_dropout",
+    "expert.noise_draws",
+    "expert.ddim_steps",
+    "expert.guidance",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,7 @@ class StageJob:
         parent: checkpoint folder to start from, "" for random weights.
         robot, grounding: where samples come from.
         lineage: what the driver knows of where the weights come from; the step is added when they are saved.
+        folder: where a batch that breaks the loss is kept, "" for nowhere.
     """
 
     train: TrainConfig
@@ -49,6 +69,7 @@ class StageJob:
     grounding: tuple[SourceConfig, ...] = ()
     parent: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
 
 def open_sources(job: StageJob) -> Sources:
@@ -63,13 +84,12 @@ def open_sources(job: StageJob) -> Sources:
     return Sources(robot, grounding, job.reading, job.train.seed)
 
 
-def check_job(job: StageJob, num_workers: int) -> Sources:
-    """Find in the driver what would stop every worker: data, statistics, parent, batch sizes; give the open sources.
+def check_job(job: StageJob) -> Sources:
+    """Find in the driver what would stop every worker: data, statistics, parent; give the open sources.
 
     Raises:
         ConfigError, DataError, CheckpointError: naming what was seen, what was expected and the next step.
     """
-    job.train.batch.check_divides(max(1, num_workers))
     sources = open_sources(job)
     for source in sources.robot:
         sample = source.robot().load(0, np.random.default_rng(0))
@@ -97,7 +117,10 @@ def parent_kinship(parent: str, policy: PolicyConfig) -> str:
         CheckpointError: not even the planner fits; the settings that differ are listed.
     """
     known = PolicyConfig.from_mapping(read_policy_yaml(Path(parent), "st4vla"))
-    if not (apart := [line for line in differences(known, policy) if not line.startswith("prompt.")]):
+    lines = differences(known, policy)
+    if not (apart := [line for line in lines if not line.startswith(FREE_SETTINGS)]):
+        if lines:
+            logger.warning("policy %s changes settings of parent %s:\n  %s", policy.name, parent, "\n  ".join(lines))
         return "all"
     planner = [line for line in apart if line.startswith(("planner.", "image_size"))]
     if planner:
@@ -131,10 +154,11 @@ def build_policy(job: StageJob, sources: Sources) -> tuple[St4vlaModel, Processo
         tokenizer = build_tokenizer(texts, job.policy.planner.text.vocab_size)
         processor = Processor(job.policy, tokenizer, statistics)
         return St4vlaModel(job.policy, processor.token_ids), processor
-    parent = load_checkpoint(job.parent, parts_ok=True)
+    whole = parent_kinship(job.parent, job.policy) == "all"
+    parent = load_checkpoint(job.parent, parts_ok=True, config=job.policy if whole else None)
     statistics |= kept_statistics(parent.processor.statistics, statistics, job.parent)
     processor = Processor(job.policy, parent.processor.tokenizer, statistics)
-    if parent_kinship(job.parent, job.policy) == "all":
+    if whole:
         return parent.model, processor
     model = St4vlaModel(job.policy, processor.token_ids)
     load_planner(model, job.parent)
@@ -170,8 +194,12 @@ def run_stage(
     device = device or torch.device("cpu")
     sources = open_sources(job)
     model, processor = build_policy(job, sources)
-    engine = TrainEngine(model, job.train, device, worker.world_size)
-    counters = engine.load(resume / "engine") if resume else {"step": 0, "cursor": {}}
+    add_adapters(model, job.train.adapters)
+    if job.train.engine.recompute:
+        model.planner.vlm.activation_checkpointing_enable()
+    state = resume / "engine" if resume else None
+    engine = TrainEngine(model, job.train, device, worker.world_size, state)
+    counters = engine.load(state) if state else {"step": 0, "cursor": {}}
     encoders = {"robot": processor.encode_actions, "grounding": processor.encode_grounding}
     batch = job.train.batch
     with StepBatches(sources.mixtures, encoders, batch, worker.rank, worker.world_size, counters["cursor"]) as batches:
@@ -182,20 +210,61 @@ def run_stage(
             reporter,
             worker,
             writer(job, processor),
-            validator(job, sources, processor, worker, device),
+            inspections(job, sources, processor, worker, device),
+            LossGuard(Path(job.folder) if job.folder else None, worker.rank),
         )
         return trainer.run(counters["step"])
 
 
-def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], None]:
-    """Give the function that writes the policy's folder of a checkpoint."""
+def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], Finish]:
+    """Give the function that copies the weights and gives the one that writes the policy's folder of a checkpoint."""
 
-    def write(folder: Path, model: torch.nn.Module, step: int) -> None:
+    def begin(folder: Path, model: torch.nn.Module, step: int) -> Finish:
         notes = {**job.lineage.get("notes", {}), "stage": job.train.stage, "step": step, "seed": job.train.seed}
         assert isinstance(model, St4vlaModel)
-        save_checkpoint(folder, model, processor, Lineage(**{**job.lineage, "notes": notes}))
+        lineage = Lineage(**{**job.lineage, "notes": notes})
+        write = prepare_checkpoint(model, processor, lineage, tensors=plain_tensors(model, own_tensors(model)))
+        return lambda: write(folder)
 
-    return write
+    return begin
+
+
+def inspections(
+    job: StageJob, sources: Sources, processor: Processor, worker: Worker, device: torch.device
+) -> list[Inspection]:
+    """List what is measured on the policy now and then."""
+    found = [Inspection("validation", job.train.validation.every, validator(job, sources, processor, worker, device))]
+    if every := job.train.similarity.every:
+        found.append(Inspection("similarity", every, prober(job, processor, worker)))
+    return found
+
+
+def prober(job: StageJob, processor: Processor, worker: Worker) -> Callable[[torch.nn.Module], Row]:
+    """Give the function that compares the objectives' gradients on this worker's share of a probe, read once.
+
+    The probe's questions are asked also where training asks none, so that a run on actions alone can be watched.
+
+    Raises:
+        ConfigError: too few held-out samples for every worker to have its share.
+    """
+    config, share = job.train.similarity, slice(worker.rank, None, worker.world_size)
+    sources = Sources(job.robot, job.grounding, job.reading, job.train.seed)
+    robot = [sample for one in sources.robot for sample in one.held_out_robot(config.samples)][: config.samples][share]
+    asked = [sample for one in sources.grounding for sample in one.held_out_grounding(config.samples)]
+    asked = asked[:: max(1, len(asked) // config.samples)][: config.samples][share]
+    if not robot or not asked:
+        raise ConfigError(
+            "similarity.every compares gradients on held-out actions and questions, and there are too few of them; "
+            "raise held_out_share, name grounding_data, or set similarity.every=0"
+        )
+    batches = processor.encode_grounding(asked), processor.encode_actions(robot)
+
+    def compare(model: torch.nn.Module) -> Row:
+        assert isinstance(model, St4vlaModel)
+        grounding, actions = (placed(batch, model) for batch in batches)
+        return compare_objectives(model, grounding, actions, config.energy, worker.world_size)
+
+    return compare
 
 
 def validator(

@@ -17,6 +17,7 @@ GROUNDING_METRICS = (
     "target_hit_rate",
     "trace_error_px",
     "subgoal_match",
+    "words_match",
 )
 ACTION_METRICS = ("action_translation_mm", "action_rotation_rad", "gripper_accuracy")
 

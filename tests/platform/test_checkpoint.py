@@ -16,7 +16,7 @@ from st4vla.platform.contracts import Observation
 from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
 from st4vla.platform.errors import CheckpointError
 from st4vla.platform.policy.config import ExpertConfig, PolicyConfig
-from st4vla.platform.policy.folder import own_tensors
+from st4vla.platform.policy.folder import is_finite, own_tensors
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.prompt import template_texts
@@ -121,6 +121,17 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, processor):
     with pytest.raises(CheckpointError, match="first frame_encoder.widen.bias"):
         save_checkpoint(tmp_path / "nan", broken, processor, LINEAGE)
     assert not (tmp_path / "nan").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_number_among_many_that_is_not_finite_is_found(value, dtype):
+    numbers = torch.zeros(1001, dtype=dtype)
+    assert is_finite(numbers)
+    for place in (0, 517, 1000):
+        spoilt = numbers.clone()
+        spoilt[place] = value
+        assert not is_finite(spoilt) and not is_finite(spoilt.view(7, 143).T)
 
 
 def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint_whole(tmp_path, model, processor):

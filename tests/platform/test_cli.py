@@ -39,6 +39,13 @@ def test_everything_after_the_last_positional_is_kept_verbatim_where_a_command_a
     ]
 
 
+def test_a_command_of_many_words_takes_them_all_and_still_knows_its_flags() -> None:
+    spec = CommandSpec("replay", "Replay.", "x.y", ("action",), (Flag("--out", "out"),), many="files")
+    overrides = parse_arguments(spec, ["replay", "a.npz", "--out", "ours", "my b.npz", "key=1"]).overrides
+    assert overrides == ["action=replay", "out=ours", "key=1", "files=['a.npz','my b.npz']"]
+    assert spec.usage == "st4vla replay [ACTION] [FILES ...] [--flags] [key=value ...]"
+
+
 @pytest.mark.parametrize("value", ["plain", "it's", "a\\", "a b", "x=y", "$HOME", "{", "", "a,b", "3"])
 def test_a_quoted_value_is_read_back_as_it_was(value: str) -> None:
     cfg = cli.compose_command("jobs", [f"job={quote(value)}"])

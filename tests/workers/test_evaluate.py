@@ -1,18 +1,28 @@
 """Facts about a whole evaluation, on a real Ray and in the world of one dot."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from websockets.sync.server import serve
 
-from st4vla.platform.errors import ConfigError, DataError
+from st4vla.envs.suites import SUITES
+from st4vla.platform.errors import ConfigError, DataError, PolicyError, WorkerLost
+from st4vla.platform.policy.remote import RemoteConfig
+from st4vla.platform.wire import openpi
 from st4vla.workers.actors import InferenceConfig
 from st4vla.workers.cluster import EngineConfig, connect
-from st4vla.workers.evaluate import EvalConfig, evaluate, plan_episodes, run_folder
-from st4vla.workers.ledger import without_timings
+from st4vla.workers.eval_config import EvalConfig
+from st4vla.workers.evaluate import evaluate, plan_episodes, run_folder
+from st4vla.workers.ledger import read_rows, without_timings
 from st4vla.workers.policies import PolicySource
+from st4vla.workers.pool import PoolConfig
+from st4vla.workers.sequential import StopConfig
+from st4vla.workers.worlds import FAMILIES, family
 
 
 def config(folder: Path, **changes) -> EvalConfig:
@@ -57,6 +67,69 @@ def test_what_is_missing_is_run_and_nothing_else(tmp_path: Path, local_ray: None
     assert [without_timings(row) for row in other.rows] == [without_timings(row) for row in whole.rows]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sequential_test_stops_at_the_same_episode_whatever_the_number_of_actors(tmp_path: Path, local_ray: None):
+    stop = StopConfig(0.3, 0.6)
+    one, two = (
+        evaluate(config(tmp_path / str(n), suites=("seen",), episodes=40, films=0, workers=n, stop=stop))
+        for n in (1, 2)
+    )
+    assert one.decision is not None and one.decision == two.decision
+    assert (one.decision.verdict, len(one.rows)) == ("high", 5)
+    assert [without_timings(row) for row in one.rows] == [without_timings(row) for row in two.rows]
+    assert 5 <= len(read_rows(two.folder / "ledger.jsonl")[1]) < 40
+    assert "sequential test" in one.report.read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_server_that_answers_nan_costs_infrastructure_failures_and_can_be_tried_again(
+    tmp_path: Path, local_ray: None
+):
+    answer = {"actions": np.full((8, 7), np.nan)}
+
+    def talk(connection):
+        connection.send(openpi.pack({}))
+        for _ in connection:
+            connection.send(openpi.pack(answer))
+
+    with serve(talk, "127.0.0.1", 0, compression=None) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        source = PolicySource("remote", remote=RemoteConfig(url))
+        given = config(tmp_path, policy=source, suites=("seen",), films=0, pool=PoolConfig(retries=0))
+        with pytest.raises(WorkerLost, match="2 episodes in a row were ended by infrastructure, the last by policy"):
+            evaluate(replace(given, give_up_after=2))
+        done = evaluate(given)
+        assert [row["failure"] for row in done.rows] == ["policy"] * 3
+        assert "row 0 of the policy's chunk is [nan" in done.rows[0]["reason"]
+        assert (done.summary.groups[0].success.total, done.summary.groups[0].infrastructure) == (0, 3)
+        answer["actions"] = np.zeros((8, 7))
+        again = evaluate(replace(given, retry_failed=True))
+        assert [row["failure"] for row in again.rows] == ["task"] * 3
+        server.shutdown()
+    with pytest.raises(PolicyError, match=f"no policy server answered at {url}"):
+        evaluate(replace(given, seed=1))
+
+
+def test_what_a_plan_needs_is_checked_before_any_actor_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def check(plan):
+        raise DataError("its assets are missing")
+
+    monkeypatch.setitem(FAMILIES, "dot", replace(FAMILIES["dot"], check=check))
+    with pytest.raises(DataError, match="its assets are missing"):
+        evaluate(config(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_finds_its_family(tmp_path: Path):
+    assert config(tmp_path, world="").family_name == "tabletop"
+    assert family("tabletop").suites == tuple(SUITES)
+    with pytest.raises(ConfigError, match="suite 'sen' is unknown; expected one of seen, "):
+        plan_episodes(config(tmp_path, world="", suites=("sen",)))
+
+
 def test_a_finished_evaluation_and_another_one_have_different_folders(tmp_path: Path):
     one, two = config(tmp_path), config(tmp_path, seed=1)
     assert run_folder(one, plan_episodes(one)) != run_folder(two, plan_episodes(two))
@@ -73,7 +146,7 @@ def test_a_named_folder_of_another_plan_is_refused(tmp_path: Path):
 
 
 def test_unknown_worlds_and_suites_are_refused_before_any_actor_starts(tmp_path: Path):
-    with pytest.raises(ConfigError, match="world is 'moon'; expected one of tabletop, dot"):
+    with pytest.raises(ConfigError, match="world is 'moon'; expected one of tabletop, simpler, dot"):
         evaluate(config(tmp_path, world="moon"))
     with pytest.raises(ConfigError, match="suite 'sen' is unknown"):
         evaluate(config(tmp_path, suites=("sen",)))

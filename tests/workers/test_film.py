@@ -12,8 +12,18 @@ from st4vla.envs.dot_world import DotExpert, DotWorld
 from st4vla.platform.contracts import EpisodeSpec, Spatial
 from st4vla.platform.errors import DataError
 from st4vla.workers.actors import ExpertClient
-from st4vla.workers.film import LAST_FRAME_REPEATS, MARK, draw_spatial, film_episode, look_at
-from st4vla.workers.films import choose
+from st4vla.workers.film import (
+    BANNER,
+    LAST_FRAME_REPEATS,
+    MARK,
+    PAPER,
+    compose,
+    draw_spatial,
+    film_episode,
+    fit,
+    look_at,
+)
+from st4vla.workers.films import choose, film_name
 from st4vla.workers.recordings import load_recording, save_recording
 from st4vla.workers.rollout import Look, Recording, Rollout, RolloutOptions, failed_result, run_episode
 
@@ -42,9 +52,25 @@ def test_a_crashed_episode_cannot_be_filmed():
 
 def test_a_read_out_is_drawn_where_it_was_grounded():
     image = Image.new("RGB", (300, 300))
-    draw_spatial(ImageDraw.Draw(image), Spatial("dot", (10, 20, 30, 40), ((50, 60),)), 3.0, (0, 40))
+    draw_spatial(ImageDraw.Draw(image), Spatial("dot", (10, 20, 30, 40), ((50, 60),)), (3.0, 3.0), (0, 40))
     assert image.getpixel((30, 100)) == MARK
     assert image.getpixel((150, 220)) == MARK
+
+
+def test_a_wide_picture_keeps_its_shape_and_a_read_out_of_a_square_one_its_place():
+    view = np.zeros((480, 640, 3), np.uint8)
+    look = Look(0, "go", Spatial("dot", points=((112, 112),)), (224, 224))
+    recording = Recording(np.zeros((2, 1)), np.zeros((1, 7)), (look,))
+    assert fit(view, 384) == (384, 288)
+    frame = compose({"camera": view}, SPEC, recording, failed_result(SPEC, "task", ""), 0)
+    assert tuple(frame[BANNER + 144, 192]) == MARK
+    assert tuple(frame[BANNER + 300, 192]) == PAPER
+
+
+def test_films_of_different_variants_have_different_names():
+    first = row(3, True) | {"task": "pick", "variant": "standing/plain"}
+    assert film_name(first) == "seen-pick-standing_plain-3-success.mp4"
+    assert film_name(first | {"variant": "default"}) == "seen-pick-3-success.mp4"
 
 
 def test_the_look_at_a_step_is_the_last_one_made():
@@ -57,7 +83,7 @@ def test_the_look_at_a_step_is_the_last_one_made():
 def test_a_recording_survives_the_disk(tmp_path: Path):
     rollout = expert_rollout()
     assert rollout.recording is not None
-    looks = (Look(0, "go", Spatial("dot", (1, 2, 3, 4), ((5, 6),), ((7, 8), (9, 10)))), Look(4, "on", None))
+    looks = (Look(0, "go", Spatial("dot", (1, 2, 3, 4), ((5, 6),), ((7, 8), (9, 10))), (128, 96)), Look(4, "on", None))
     recording = Recording(rollout.recording.snapshots, rollout.recording.actions, looks)
     save_recording(tmp_path / "a.npz", recording)
     read = load_recording(tmp_path / "a.npz")

@@ -81,7 +81,7 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path)
 def test_another_plan_is_refused_and_the_difference_named(tmp_path: Path):
     path = tmp_path / "ledger.jsonl"
     Ledger(path, PLAN, SETTINGS).close()
-    with pytest.raises(DataError, match=r"execute was 8, is 4; it has 4 episodes, this one 2"):
+    with pytest.raises(DataError, match=r"execute was 8, is 4; seen/reach had 4 episodes, has 2"):
         Ledger(path, PLAN[:2], SETTINGS | {"execute": 4})
 
 

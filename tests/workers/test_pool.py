@@ -14,6 +14,7 @@ from st4vla.workers.cluster import EngineConfig, connect
 from st4vla.workers.policies import PolicySource
 from st4vla.workers.pool import Pool, PoolConfig
 from st4vla.workers.rollout import RolloutOptions
+from st4vla.workers.watchdog import WatchConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -28,20 +29,21 @@ def plan(variants: list[str]) -> list[EpisodeSpec]:
     return [EpisodeSpec("seen", "dot", variant, seed, "go") for seed, variant in enumerate(variants)]
 
 
-def run_pool(specs, num_actors=2, config=None, inference=(), on_value=lambda pool, value: None):
-    setup = WorkerSetup(PolicySource("random"), RolloutOptions(), "dot", "dot")
+def run_pool(specs, num_actors=2, config=None, inference=(), on_value=lambda pool, value: None, watch=None):
+    setup = WorkerSetup(PolicySource("random"), RolloutOptions(), "dot", watch=watch or WatchConfig())
     retries: list[tuple[int, str]] = []
     pool: Pool[EpisodeSpec] = Pool(
         rollout_actor_factory(setup, num_actors, inference),
         num_actors,
         config or PoolConfig(),
         on_retry=lambda spec, reason: retries.append((spec.seed, reason)),
+        spent=lambda rollout: rollout.spent,
     )
     left = iter(specs)
     outcomes = []
     try:
         for outcome in pool.run(
-            lambda: next(left, None),
+            lambda index: next(left, None),
             lambda actor, spec: actor.run.remote(spec),
             lambda rollout: rollout.result.reason,
         ):
@@ -102,6 +104,23 @@ def test_an_episode_that_hangs_times_out_and_the_rest_is_done():
     hung = next(outcome for outcome in outcomes if outcome.item.seed == 0)
     assert hung.failure == "timeout"
     assert sorted(outcome.item.seed for outcome in outcomes) == [0, 1, 2]
+
+
+def test_a_step_that_hangs_ends_its_episode_with_what_hung_and_its_process_is_replaced():
+    watch = WatchConfig(step_timeout_s=1.0)
+    outcomes, retries = run_pool(plan(["hangs"] + ["default"] * 4), config=PoolConfig(retries=1), watch=watch)
+    hung = next(outcome for outcome in outcomes if outcome.item.seed == 0)
+    assert (hung.value.result.failure, hung.value.spent) == ("timeout", True)
+    assert hung.value.result.reason == "physics gave no answer within 1 s (step 2)"
+    assert [seed for seed, _ in retries] == [0]
+    assert sorted(outcome.item.seed for outcome in outcomes) == [0, 1, 2, 3, 4]
+
+
+def test_what_waits_at_a_hung_actor_is_done_by_the_others():
+    config = PoolConfig(retries=0, timeout_s=12, in_flight=5)
+    outcomes, _ = run_pool(plan(["hangs"] + ["default"] * 8), config=config)
+    assert outcomes[-1].item.seed == 0
+    assert sorted(outcome.item.seed for outcome in outcomes) == list(range(9))
 
 
 def test_an_unknown_policy_is_refused_before_any_actor_starts():

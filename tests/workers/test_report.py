@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from st4vla.workers.official import official_tables
 from st4vla.workers.report import Film, ReportInput, percent, write_report
 from st4vla.workers.summary import summarise
 
@@ -17,7 +18,7 @@ def row(seed, success, suite="seen", perturbations=(), **changes):
 
 
 def report(tmp_path: Path) -> str:
-    rows = [row(seed, success=seed < 3) for seed in range(4)]
+    rows = [row(seed, success=seed < 3, steps=9 + seed) for seed in range(4)]
     rows += [row(seed, True, "moved_object") for seed in range(2)]
     rows += [row(seed, seed == 0, "moved_object", ("object_moved",)) for seed in range(2)]
     (tmp_path / "films").mkdir()
@@ -49,6 +50,24 @@ def test_each_plot_is_also_a_file(tmp_path: Path):
     report(tmp_path)
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == ["failures.png", "steps.png", "success.png", "time.png"]
+
+
+def test_a_suite_with_variants_gets_a_heat_map_and_stands_beside_published_rows(tmp_path: Path):
+    rows = [
+        row(seed, seed < 4 * place, "simplerenv_widowx", task="carrot", variant=variant)
+        for place, variant in enumerate(("day", "night"))
+        for seed in range(4)
+    ]
+    given = ReportInput("tiny", {}, summarise(rows), rows, (), official_tables(rows))
+    page = write_report(tmp_path, given).read_text()
+    assert (tmp_path / "plots" / "variants.png").exists()
+    assert "InternVLA-M1" in page and "67.9" in page and "average as printed; its cells give 32.1" in page
+
+
+def test_a_run_without_a_success_has_no_plot_of_steps(tmp_path: Path):
+    rows = [row(0, success=False)]
+    write_report(tmp_path, ReportInput("tiny", {}, summarise(rows), rows))
+    assert not (tmp_path / "plots" / "steps.png").exists()
 
 
 def test_nan_is_a_dash():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.cli import compose_command
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
-from st4vla.workers.train import main, read_job, read_sources
+from st4vla.workers.train import main, read_job, read_sources, with_parents_policy
 
 SMALL = [
     "tracking=off",
@@ -45,7 +45,7 @@ def test_sources_are_a_folder_a_list_or_mappings():
     assert read_sources("a") == both[:1]
 
 
-@pytest.mark.parametrize("policy", ["tiny", "small", "st4vla_4b"])
+@pytest.mark.parametrize("policy", ["tiny", "small", "st4vla_4b", "st4vla_qwen3vl_4b"])
 @pytest.mark.parametrize("stage", ["grounding", "action"])
 def test_every_recipe_makes_a_job(policy: str, stage: str):
     job = read_job(settings(f"policy={policy}", f"stage={stage}"))
@@ -69,6 +69,16 @@ def test_a_dataset_that_is_none_stops_the_command_before_any_worker(workplace: P
 def test_actions_of_another_width_are_refused(painted_dataset: Path, workplace: Path):
     with pytest.raises(DataError, match="action rows of width 7, the policy reads 8"):
         train(painted_dataset, workplace / "run", "policy.action_dim=8", "batch.robot=8")
+
+
+def test_the_parents_own_policy_is_trained_where_asked_for(workplace: Path):
+    assert with_parents_policy(settings())["policy"]["name"] == "tiny"
+    (workplace / "parent").mkdir()
+    (workplace / "parent" / "policy.yaml").write_text("kind: st4vla\nname: theirs\n")
+    asked = settings("parent=parent", "policy_of_parent=true", "policy=st4vla_4b")
+    assert with_parents_policy(asked)["policy"] == {"kind": "st4vla", "name": "theirs"}
+    with pytest.raises(ConfigError, match="policy_of_parent is true, but there is no parent"):
+        with_parents_policy(settings("policy_of_parent=true"))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """System 1: queries, denoiser, diffusion, and what the action loss does."""
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -63,13 +64,15 @@ def test_queries_never_see_padding():
     assert torch.equal(transformer(plan, mask, frame), transformer(other, mask, frame))
 
 
-def test_queries_see_padding_where_the_weights_were_trained_so():
-    transformer = query_transformer().eval()
-    transformer.attend_padding = True
-    plan, frame, mask = torch.randn(1, 5, 8), torch.randn(1, 3, 8), torch.tensor([[0, 0, 1, 1, 1]])
-    other = plan.clone()
-    other[0, :2] = 100.0
-    assert not torch.equal(transformer(plan, mask, frame), transformer(other, mask, frame))
+def test_queries_see_padding_where_the_weights_were_trained_so(model, processor, observations):
+    batch = processor.encode_observations(observations[:2])
+    assert not bool(batch["attention_mask"].all())
+    semantics = dataclasses.replace(model.config.semantics, attend_padding=True)
+    seeing = copy.copy(model)
+    seeing.config = dataclasses.replace(model.config, semantics=semantics)
+    with torch.inference_mode():
+        assert bool(seeing.plan(batch)[1].all())
+        assert torch.equal(model.plan(batch)[1], batch["attention_mask"])
 
 
 def test_the_schedule_loses_nearly_all_signal():

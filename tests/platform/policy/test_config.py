@@ -7,7 +7,7 @@ from st4vla.envs import objects
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 
-PRESETS = ["tiny", "small", "st4vla_4b"]
+PRESETS = ["tiny", "small", "st4vla_4b", "st4vla_qwen3vl_4b"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -17,7 +17,7 @@ def test_a_preset_is_the_same_after_a_round_trip_through_yaml(name):
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match="no preset 'tini'; there are small, st4vla_4b, tiny"):
+    with pytest.raises(ConfigError, match="no preset 'tini'; there are small, st4vla_4b, st4vla_qwen3vl_4b, tiny"):
         PolicyConfig.preset("tini")
 
 

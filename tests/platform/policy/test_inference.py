@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
 from st4vla.platform.errors import ConfigError, PolicyError
 from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.inference import InferenceConfig, St4vlaPolicy, draw_noise
+from st4vla.platform.policy.processor import Processor
 
 KEYS = [(100 + i, i) for i in range(8)]
 NAMES = [f"robot-{i}" for i in range(8)]
@@ -65,18 +67,14 @@ def test_a_new_frame_under_an_old_plan_still_changes_the_action(model, processor
     assert not np.array_equal(first, other)
 
 
-def test_a_changed_instruction_and_a_reset_ask_for_a_new_plan(model, processor, observations):
+def test_a_changed_instruction_and_a_reset_ask_for_a_new_plan(model, processor, observations, monkeypatch):
     policy = St4vlaPolicy(model, processor, InferenceConfig(plan_period_s=9), clock=lambda: 0.0)
-    calls = []
-    plan = model.plan_and_point
-    model.plan_and_point = lambda batch: calls.append(1) or plan(batch)
-    try:
-        for observation in (observations[0], observations[0], observations[1]):
-            policy.act([observation], ["a"], [(0, 0)])
-        policy.reset("a")
-        policy.act([observations[1]], ["a"], [(0, 0)])
-    finally:
-        del model.plan_and_point
+    calls, plan = [], policy.engine.plan
+    monkeypatch.setattr(policy.engine, "plan", lambda *given: calls.append(1) or plan(*given))
+    for observation in (observations[0], observations[0], observations[1]):
+        policy.act([observation], ["a"], [(0, 0)])
+    policy.reset("a")
+    policy.act([observations[1]], ["a"], [(0, 0)])
     assert len(calls) == 3
 
 
@@ -112,3 +110,19 @@ def test_a_chunk_says_where_its_plan_points(policy, observations):
     chunk = policy.act(observations[:1], ["a"], [(0, 0)])[0]
     assert chunk.spatial is not None and chunk.spatial.label == observations[0].instruction
     assert all(0 <= part <= 128 for part in chunk.spatial.points[0])
+
+
+def test_a_policy_acts_for_the_embodiment_it_is_told_of_its_statistics(model, processor, observations):
+    own = processor.statistics["tabletop_panda"]
+    wide = EmbodimentStatistics("wide", Statistics.of(np.linspace(-10, 10, 14).reshape(2, 7)), own.state)
+    both = Processor(processor.config, processor.tokenizer, {"tabletop_panda": own, "wide": wide})
+    policy = St4vlaPolicy(model, both, InferenceConfig(statistics_key="wide"))
+    assert policy.spec.statistics_key == "wide"
+    plain = St4vlaPolicy(model, processor).act(observations[:1], ["a"], [(0, 0)])[0].actions
+    other = policy.act(observations[:1], ["a"], [(0, 0)])[0].actions
+    assert np.abs(other[:, :6]).max() > 1 > np.abs(plain[:, :6]).max()
+
+
+def test_an_embodiment_without_statistics_is_refused_with_those_there_are(model, processor):
+    with pytest.raises(PolicyError, match="No statistics for 'pr2' .there are: tabletop_panda"):
+        St4vlaPolicy(model, processor, InferenceConfig(statistics_key="pr2"))

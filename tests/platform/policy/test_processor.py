@@ -129,7 +129,14 @@ def test_the_target_is_asked_for_in_the_words_of_the_action_prompt(processor, co
 
 def test_the_instruction_is_lower_cased_where_the_weights_were_used_so(config):
     semantics = dataclasses.replace(config.semantics, lowercase=True)
-    assert action_prompt("Pick UP", config.prompt, semantics).startswith("Your task is pick up.")
+    assert action_prompt("Pick UP", config.prompt, semantics, acting=True).startswith("Your task is pick up.")
+    assert action_prompt("Pick UP", config.prompt, semantics).startswith("Your task is Pick UP.")
+
+
+def test_the_instruction_stays_as_it_is_where_the_weights_learned_it_so(config):
+    semantics = dataclasses.replace(config.semantics, verbatim=True)
+    assert action_prompt("Pick  up.", config.prompt, semantics).startswith("Your task is Pick  up.. Figure")
+    assert action_prompt("Pick  up.", config.prompt, config.semantics).startswith("Your task is Pick up. Figure")
 
 
 def test_equal_samples_make_equal_batches(processor, action_samples):

@@ -1,13 +1,14 @@
 """A run folder goes on with its own settings only."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from st4vla.platform.errors import ConfigError
-from st4vla.platform.train.config import BatchConfig, EngineConfig, OptimiserConfig, TrainConfig
+from st4vla.platform.train.config import BatchConfig, EngineConfig, OptimiserConfig, SavingConfig, TrainConfig
 from st4vla.platform.train.engine import deepspeed_settings
-from st4vla.platform.train.folder import finished, publish, remember
+from st4vla.platform.train.folder import finished, kept, publish, ranked, remember
 
 SETTINGS = {"steps": 10, "optimiser": {"clip_norm": 1.0, "betas": (0.9, 0.95)}}
 
@@ -82,3 +83,22 @@ def test_deepspeed_is_told_the_share_of_each_worker():
 def test_clipping_is_ours_without_zero_and_deepspeeds_with_it():
     assert deepspeed_settings(train_config(), 1)["gradient_clipping"] == 0.0
     assert deepspeed_settings(train_config(engine={"zero_stage": 2}), 1)["gradient_clipping"] == 1.0
+
+
+def test_the_best_stay_and_the_newest_with_them(tmp_path: Path):
+    values = {"step_1": 3.0, "step_2": 1.0, "step_3": 2.0, "step_4": 9.0}
+    for name, value in values.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "row.json").write_text(json.dumps({"validation/error": value}))
+    (tmp_path / "step_5").mkdir()
+    whole = sorted(tmp_path.iterdir())
+    lowest = SavingConfig(keep=2, best="validation/error")
+    assert [path.name for path in ranked(whole, lowest)] == ["step_5", "step_4", "step_1", "step_3", "step_2"]
+    assert {path.name for path in kept(whole, lowest)} == {"step_2", "step_3", "step_5"}
+    assert ranked(whole, SavingConfig(best="validation/error", best_is="highest"))[-1].name == "step_4"
+    assert {path.name for path in kept(whole, SavingConfig(keep=2))} == {"step_4", "step_5"}
+
+
+def test_the_best_can_only_be_told_where_every_checkpoint_is_validated():
+    with pytest.raises(ConfigError, match=r"let validation\.every divide saving\.every"):
+        train_config(saving={"every": 3, "best": "validation/box_iou"}, validation={"every": 2})

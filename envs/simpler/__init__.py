@@ -1,0 +1,1 @@
+"""SimplerEnv on ManiSkill 3: the original's tasks, robots, controllers, contact predicates and pictures."""

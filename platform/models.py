@@ -1,0 +1,79 @@
+"""Find a registered model and give its checkpoint folder: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `models:/NAME`.
+
+What was uploaded is fetched once into a cache, whole or not at all; what was too large to upload is used where it lies.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from st4vla.platform.errors import ConfigError
+from st4vla.platform.tracking_store import NEWEST, MlflowStore
+
+SCHEME = "models:/"
+PATTERN = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
+
+
+def fetch_model(uri: str, tracking_uri: str, cache: str | Path = "runs/models") -> Path:
+    """Give the folder of a registered model; without alias or version the newest.
+
+    Raises:
+        ConfigError: the name is of another form, there is no such model, or its files are gone.
+    """
+    match = PATTERN.fullmatch(uri)
+    if match is None:
+        raise ConfigError(f"{uri!r} names no model; expected models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME.")
+    client = MlflowStore(tracking_uri, "st4vla").client
+    version = find_version(client, tracking_uri, **match.groupdict())
+    external = version.tags.get("mlflow.model.isExternal") or _is_external(client, version)
+    if external:
+        return _where_it_lies(uri, version)
+    folder = Path(cache).resolve() / f"{match['name']}-{version.version}"
+    return folder if folder.is_dir() else _download(client, version, folder)
+
+
+def find_version(client: Any, store: str, name: str, alias: str | None, version: str | None) -> Any:
+    """Look a version up in the registry."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if version is not None:
+            return client.get_model_version(name, version)
+        return client.get_model_version_by_alias(name, alias or NEWEST)
+    except MlflowException as error:
+        wanted = f"version {version}" if version else f"alias {alias or NEWEST!r}"
+        raise ConfigError(
+            f"the registry at {store} has no model {name!r} with {wanted}: {error.message}. `st4vla track ui` shows "
+            "what it has."
+        ) from error
+
+
+def _is_external(client: Any, version: Any) -> bool:
+    model_id = version.source.removeprefix(SCHEME)
+    return client.get_logged_model(model_id).tags.get("mlflow.model.isExternal") == "true"
+
+
+def _where_it_lies(uri: str, version: Any) -> Path:
+    folder = Path(version.tags.get("st4vla.folder", ""))
+    if not (folder / "policy.yaml").is_file():
+        raise ConfigError(
+            f"{uri} was too large to upload and lay at {folder}, which holds no checkpoint any more; name another "
+            "version, or the folder it was moved to."
+        )
+    return folder
+
+
+def _download(client: Any, version: Any, folder: Path) -> Path:
+    import mlflow.artifacts
+
+    scratch = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(scratch))
+    found = next((path.parent for path in scratch.rglob("policy.yaml")), None)
+    if found is None:
+        raise ConfigError(f"version {version.version} of {version.name} holds no checkpoint (no policy.yaml in it).")
+    found.rename(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return folder

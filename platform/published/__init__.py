@@ -1,0 +1,1 @@
+"""Published checkpoints in and out: InternVLA-M1's run folders, and plain Qwen-VL folders."""

@@ -1,0 +1,49 @@
+"""A checkpoint is written behind the step, from a copy that later steps leave alone."""
+
+import threading
+from collections import OrderedDict
+
+import pytest
+import torch
+
+from st4vla.platform.train.background import Background, Stopwatch, copied
+
+
+def test_a_copy_stays_as_it_was_and_a_view_becomes_as_small_as_it_is():
+    weights = torch.zeros(1000)
+    state = OrderedDict(head=weights[:2], counters={"step": 3}, shards=[(weights[2:4], "x")])
+    kept = copied(state)
+    weights += 1
+    assert kept["head"].tolist() == [0.0, 0.0] and kept["shards"][0][0].tolist() == [0.0, 0.0]
+    assert kept["head"].untyped_storage().nbytes() == 8
+    assert isinstance(kept, OrderedDict) and kept["counters"] == {"step": 3}
+
+
+def test_one_thing_runs_at_a_time_and_its_error_is_not_lost():
+    behind, order, gate = Background(), [], threading.Event()
+
+    def first():
+        gate.wait()
+        order.append("first")
+
+    behind.start(first)
+    order.append("the loop goes on")
+    gate.set()
+    behind.start(lambda: order.append("second"))
+    behind.wait()
+    assert order == ["the loop goes on", "first", "second"]
+
+    def full():
+        raise OSError("no space left")
+
+    behind.start(full)
+    with pytest.raises(OSError, match="no space"):
+        behind.close()
+
+
+def test_the_stopwatch_tells_what_the_loop_waited_and_what_the_whole_took():
+    ticks, rows = iter([10.0, 10.5, 14.0]), []
+    watch = Stopwatch(rows.append, 7, lambda: next(ticks))
+    watch.go_on()
+    watch.written()
+    assert rows == [{"step": 7.0, "checkpoint/blocked_s": 0.5, "checkpoint/whole_s": 4.0}]
