@@ -53,6 +53,9 @@ class Server:
         return (self.folder / "serve.log").read_text()
 
 
+ANNOUNCED = "openpi"  # in the table that says where it serves
+
+
 @contextmanager
 def server(reference: str, *overrides: str, fixed: bool = True) -> Iterator[Server]:
     """Run `st4vla serve` with a policy of known duration, and end it."""
@@ -85,7 +88,7 @@ def environment() -> dict[str, str]:
 
 
 def wait_until_ready(running: Server) -> None:
-    """Wait until a model is loaded.
+    """Wait until a model is loaded and the server has said where it serves.
 
     Raises:
         RuntimeError: the server ended or took too long; with its log.
@@ -94,9 +97,11 @@ def wait_until_ready(running: Server) -> None:
     while time.monotonic() < deadline and running.process.poll() is None:
         try:
             with urllib.request.urlopen(f"{running.http}/readyz", timeout=5):
-                return
+                if ANNOUNCED in running.log():
+                    return
         except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise RuntimeError(f"the server did not become ready:\n{running.log()[-3000:]}")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from st4vla.platform.ports import free_ports
 
+WEEK_S = 7 * 24 * 3600
+
 
 def serve_environment(drain_s: float = 30.0) -> dict[str, str]:
     """Give what Ray Serve's processes must find in their environment, before the first of them starts.
@@ -37,6 +39,9 @@ def serve_environment(drain_s: float = 30.0) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        # Serve reloads its HAProxy when replicas come and go, and ends connections of the one before after two minutes.
+        # A robot's connection lives as long as its replica does: that one ends it, when it is drained.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(WEEK_S),
         # How long connections of a replica that is replaced live on, while a new one starts that can take them.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{drain_s:g}",
     }

@@ -26,6 +26,7 @@ from st4vla.serve.models import ModelRef, resolve
 from st4vla.serve.post import PostConfig
 from st4vla.serve.recorder_config import RecorderConfig
 from st4vla.serve.recorder_shelf import Shelf, finish
+from st4vla.serve.route import wait_for_direct_route
 
 log = logging.getLogger(__name__)
 LONGEST_FINISH_S = 20.0
@@ -106,6 +107,8 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
 
         try:
             deploy(post, config.scale, folder, config.serve_host, port)
+            if is_local:
+                wait_for_direct_route(Path(os.environ[SOCKET]).parent)
             yield Application(tuple(found), renew)
         finally:
             if is_local:
