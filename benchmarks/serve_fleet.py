@@ -79,13 +79,13 @@ def main() -> None:
     with server("fixed-20-0@1", *UNBOUNDED, *batch) as running:
         count, first, last = asyncio.run(measure(running, options.robots, options.seconds))
     p50, p99 = percentiles(count.times)
-    late = count.late + count.wrong + count.refused
+    late = int(count.late + count.wrong + count.refused)
     print(f"{len(count.times)} requests: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {1000 * max(count.times):.0f} ms")
     print(f"late {count.late}, wrong {count.wrong}, refused {count.refused}; memory {first:.0f} -> {last:.0f} MB")
     if options.record:
         command = "python -m benchmarks.serve_fleet --record"
         record("64 robots at 2 Hz for 5 min, deadlines missed", 6, late, "requests", "<= 0", command)
-        record("64 robots at 2 Hz for 5 min, memory growth", 6, round(last - first, 1), "MB", "<= 10", command)
+        record("64 robots at 2 Hz for 5 min, memory growth", 6, round(float(last - first), 1), "MB", "<= 10", command)
 
 
 if __name__ == "__main__":
