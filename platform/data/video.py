@@ -41,7 +41,7 @@ class VideoConfig:
 
 
 def encode(frames: np.ndarray, fps: int, config: VideoConfig = VideoConfig()) -> bytes:
-    """Compress uint8 [N,H,W,3] to an MP4; equal frames give equal bytes."""
+    """Compress uint8 [N,H,W,3] to an MP4; equal frames give equal bytes but for rare runs (docs/data.md)."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=fps)
