@@ -15,6 +15,8 @@ import torch
 
 from st4vla.envs import annotate, focus, geometry, instructions, layout, objects, perturbations, states, tabletop, tasks
 from st4vla.envs.control import FINGER_OPEN_M
+from st4vla.envs.physics import renew_physics
+from st4vla.envs.progress import Progress
 from st4vla.envs.recording import View, pack, unpack
 from st4vla.envs.stage import Frame, Stage
 from st4vla.platform.contracts import EpisodeSpec, FrameAnnotation, Observation, PolicySpec
@@ -46,15 +48,6 @@ class WorldConfig:
         unknown = [camera for camera in self.cameras if camera not in CAMERAS]
         if unknown:
             raise ConfigError(f"cameras has {unknown}; choose among {', '.join(CAMERAS)}.")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an episode has come: success now, partial credit now 0..1, and the stages reached so far, in order."""
-
-    success: bool
-    partial_credit: float
-    stages: tuple[str, ...]
 
 
 class TabletopWorld:
@@ -105,7 +98,7 @@ class TabletopWorld:
                 render_backend="none",
             )
         self._env.task = spec.task
-        self._env.renew_physics()
+        renew_physics(self._env)
         self._env.reset(seed=spec.seed % 2**31, options={"scenes": [self.scene]})
         self._robot = self._env.agent.robot._objs[0]
         self._tcp_entity = self._env.agent.tcp._objs[0].entity

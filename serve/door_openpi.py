@@ -11,7 +11,7 @@ from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.desk import Desk, Reply, Visit
 from st4vla.serve.keys import KeyMap, in_robots_terms, read_observation
-from st4vla.serve.line import MOST_REFUSALS, POLICY, Line
+from st4vla.serve.line import Line
 
 
 class OpenpiDoor:
@@ -26,19 +26,7 @@ class OpenpiDoor:
         conversation = Conversation(self._desk, self._keys, visit)
         await line.send(openpi.pack(self._desk.handshake(visit)))
         try:
-            while True:
-                try:
-                    frame = await line.receive()
-                    if frame is None:
-                        return
-                    await line.send(await conversation.answer(frame))
-                    line.refusals = 0
-                except WireError as refusal:
-                    await line.send(conversation.refusal(refusal))
-                    line.refusals += 1
-                    if line.refusals >= MOST_REFUSALS or refusal.kind == "unauthorized":
-                        await line.close(POLICY, refusal.kind)
-                        return
+            await line.converse(conversation)
         finally:
             self._desk.left(visit)
 

@@ -12,7 +12,7 @@ from st4vla.platform.wire.stamps import RequestStamp
 from st4vla.platform.wire.vla_eval import Message, MessageType
 from st4vla.serve.desk import Desk, Visit
 from st4vla.serve.keys import KeyMap, in_robots_terms, read_observation
-from st4vla.serve.line import MOST_REFUSALS, POLICY, Line
+from st4vla.serve.line import Line
 
 VERSION = "st4vla"
 GRIPPERS = {"as_is": "continuous_01", "close_positive": "binary_close_positive", "closed_one": "binary_close_01"}
@@ -29,21 +29,7 @@ class VlaEvalDoor:
         """Serve one connection until it ends."""
         episodes = Episodes(self._desk, self._keys, visit)
         try:
-            while True:
-                try:
-                    frame = await line.receive()
-                    if frame is None:
-                        return
-                    answer = await episodes.answer(frame)
-                    if answer is not None:
-                        await line.send(answer)
-                    line.refusals = 0
-                except WireError as refusal:
-                    await line.send(episodes.refusal(refusal))
-                    line.refusals += 1
-                    if line.refusals >= MOST_REFUSALS or refusal.kind == "unauthorized":
-                        await line.close(POLICY, refusal.kind)
-                        return
+            await line.converse(episodes)
         finally:
             self._desk.left(visit)
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -13,6 +14,18 @@ from st4vla.serve.access import RateConfig
 RESTART, POLICY, TOO_BIG, TRY_LATER, INTERNAL = 1012, 1008, 1009, 1013, 1011
 # Refusals in a row after which a connection is not worth keeping.
 MOST_REFUSALS = 50
+
+
+class Speaker(Protocol):
+    """One protocol on one connection."""
+
+    async def answer(self, frame: bytes) -> bytes | None:
+        """Answer one frame; None where the protocol expects nothing. Raises WireError where it is refused."""
+        ...
+
+    def refusal(self, refusal: WireError) -> bytes | str:
+        """Give a refusal as the client reads it."""
+        ...
 
 
 class Line:
@@ -25,6 +38,24 @@ class Line:
         self.is_idle = True
         self.is_closing = False
         self.refusals = 0
+
+    async def converse(self, speaker: Speaker) -> None:
+        """Answer frames until the client leaves, or is refused once too often or for want of a key."""
+        while True:
+            try:
+                frame = await self.receive()
+                if frame is None:
+                    return
+                answer = await speaker.answer(frame)
+                if answer is not None:
+                    await self.send(answer)
+                self.refusals = 0
+            except WireError as refusal:
+                await self.send(speaker.refusal(refusal))
+                self.refusals += 1
+                if self.refusals >= MOST_REFUSALS or refusal.kind == "unauthorized":
+                    await self.close(POLICY, refusal.kind)
+                    return
 
     async def receive(self) -> bytes | None:
         """Wait for a frame; None when the connection is over.

@@ -133,23 +133,6 @@ class SimplerEnv(BaseEnv):
         for scene in self.scene.sub_scenes:
             building.add_lights(scene, self.build.lights)
 
-    def renew_physics(self) -> None:
-        """Move every body into a new PhysX scene, so that nothing of the episodes before is left in the solver.
-
-        After a mere reset PhysX's contact caches make an episode differ from a first one; in a new scene it is bitwise
-        the same. For one world on a CPU that renders nothing.
-        """
-        old = self.scene.sub_scenes[0]
-        self._set_scene_config()
-        system = sapien.physx.PhysxCpuSystem()
-        system.timestep = 1.0 / self._sim_freq
-        new, entities = sapien.Scene([system]), list(old.entities)
-        for entity in entities:
-            old.remove_entity(entity)
-        for entity in entities:
-            new.add_entity(entity)
-        self.scene.sub_scenes, self.scene.px = [new], system
-
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         rows, layouts = env_idx.tolist(), options.get("layouts")
         for place, row in enumerate(rows):

@@ -1,11 +1,20 @@
 """Hold the original's sets of lights as data."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from st4vla.envs.simpler.setup import Lights
 
 DIM = (0.3, 0.3, 0.3)
 FULL = (1.0, 1.0, 1.0)
+# The build options of moving near and putting on, and the lights each asks for; the first that is set counts.
+ASKED = {
+    "original_lighting": "original",
+    "slightly_darker_lighting": "darker",
+    "slightly_brighter_lighting": "brighter",
+    "ambient_only_lighting": "ambient",
+}
 
 
 def _grey(level: float) -> tuple[float, float, float]:
@@ -25,6 +34,12 @@ def _three(top: float, sides: float, shadow: bool) -> Lights:
 
 def _two(level: float, shadow: bool) -> Lights:
     return Lights(DIM, (((1.0, 1.0, -1.0), _grey(level), shadow), ((0.0, 0.0, -1.0), _grey(level), False)))
+
+
+def asked_for(build: Mapping[str, Any], names: Mapping[str, str]) -> Lights:
+    """Give the tabletop lights of the first option in `names` that a case's build options switch on."""
+    kind = next((kind for key, kind in names.items() if build.get(key)), "standard")
+    return tabletop(kind, bool(build.get("enable_shadow")))
 
 
 def tabletop(kind: str = "standard", shadow: bool = False) -> Lights:

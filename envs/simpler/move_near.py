@@ -93,27 +93,10 @@ def episode(number: int, alone: bool) -> Episode:
     return Episode((names[source], names[target]), (places[source], places[target]), 0, 1)
 
 
-def packaged(case: Case) -> Case:
-    """Give the case with the build options of the original's prepackaged configuration, where it asks for that."""
-    if not case.build.get("prepackaged_config"):
-        return case
-    build = {
-        **case.build,
-        "robot": "google_robot_static",
-        "control_freq": 3,
-        "sim_freq": 513,
-        "scene_name": "google_pick_coke_can_1_v4",
-        "rgb_overlay_path": OVERLAY,
-        "rgb_overlay_cameras": ["overhead_camera"],
-    }
-    robot = {"init_xy": (0.35, 0.21), "init_rot_quat": options.facing(-0.09)}
-    return Case(case.env_id, build, robot, case.obj, case.options, case.seed)
-
-
 def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     """Resolve one episode of a MoveNear environment."""
     options.check_keys(case, OWN_KEYS)
-    case = packaged(case)
+    case = options.packaged_table(case, OVERLAY, {"init_xy": (0.35, 0.21), "init_rot_quat": options.facing(-0.09)})
     robot = options.robot_name(case, "google_robot_static")
     drawn = case.rng().randint(NUM_EPISODES)
     number = int(case.obj.get("episode_id", drawn))
@@ -133,7 +116,7 @@ def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     build = Build(
         robot,
         options.arena(case, robot),
-        lights.baked(case.build.get("light_mode")) or _lights(case),
+        lights.baked(case.build.get("light_mode")) or lights.asked_for(case.build, lights.ASKED),
         "google",
         things,
         contact_offset=CONTACT_OFFSET,
@@ -169,17 +152,6 @@ def _scales(
 
 def _density(name: str, model: Mapping[str, Any]) -> float:
     return TOY_DENSITY if name in ("apple", "orange") else float(model.get("density", 1000))
-
-
-def _lights(case: Case) -> Any:
-    asked = {
-        "original_lighting": "original",
-        "slightly_darker_lighting": "darker",
-        "slightly_brighter_lighting": "brighter",
-        "ambient_only_lighting": "ambient",
-    }
-    kind = next((kind for key, kind in asked.items() if case.build.get(key)), "standard")
-    return lights.tabletop(kind, bool(case.build.get("enable_shadow")))
 
 
 class MoveNearJudge(Milestones):

@@ -230,3 +230,24 @@ def google_start(
     joints = options.get("qpos")
     pose = (*where[:2], BASE_HEIGHT if height is None else height, *((0, 0, 0, 1) if turn is None else turn))
     return floats(pose), floats(joints if joints is not None else qpos or START_QPOS)
+
+
+def packaged_table(case: Case, overlay: str, robot: Mapping[str, Any]) -> Case:
+    """Give the case with the build of the original's prepackaged Google table, where it asks for that.
+
+    Args:
+        overlay: file of the photograph.
+        robot: where the robot stands.
+    """
+    if not case.build.get("prepackaged_config"):
+        return case
+    build = {
+        **case.build,
+        "robot": "google_robot_static",
+        "control_freq": 3,
+        "sim_freq": 513,
+        "scene_name": "google_pick_coke_can_1_v4",
+        "rgb_overlay_path": overlay,
+        "rgb_overlay_cameras": ["overhead_camera"],
+    }
+    return Case(case.env_id, build, dict(robot), case.obj, case.options, case.seed)

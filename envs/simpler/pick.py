@@ -19,6 +19,11 @@ from st4vla.platform.errors import EnvError
 MAX_STEPS = 80
 DATABASE = "info_pick_custom_v0.json"
 OVERLAY = "google_coke_can_real_eval_1.png"
+LIGHTS = {
+    "slightly_brighter_lighting": "brighter",
+    "slightly_darker_lighting": "darker",
+    "darker_lighting": "darkest",
+}
 LEAST_XY, MOST_XY = (-0.35, -0.02), (-0.12, 0.42)
 ORIENTATIONS = {
     "upright": options.about("x", math.pi / 2),
@@ -115,28 +120,10 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def packaged(case: Case) -> Case:
-    """Give the case with the build options of the original's prepackaged configuration, where it asks for that."""
-    if not case.build.get("prepackaged_config"):
-        return case
-    build = {
-        **case.build,
-        "robot": "google_robot_static",
-        "control_freq": 3,
-        "sim_freq": 513,
-        "scene_name": "google_pick_coke_can_1_v4",
-        "rgb_overlay_path": OVERLAY,
-        "rgb_overlay_cameras": ["overhead_camera"],
-    }
-    return Case(
-        case.env_id, build, {"init_xy": (0.35, 0.20), "init_rot_quat": (0, 0, 0, 1)}, case.obj, case.options, case.seed
-    )
-
-
 def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     """Resolve one episode of a GraspSingle environment."""
     options.check_keys(case, OWN_KEYS)
-    case = packaged(case)
+    case = options.packaged_table(case, OVERLAY, {"init_xy": (0.35, 0.20), "init_rot_quat": (0, 0, 0, 1)})
     robot = options.robot_name(case, "google_robot_static")
     models = _models(case, tree)
     orientation, turn = _orientation(case, kind)
@@ -152,7 +139,9 @@ def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
         Thing(other, size, options.entry(models, other).get("density", 1000), damped=False)
         for other, size in zip(others, scales, strict=True)
     ]
-    build = Build(robot, options.arena(case, robot), _lights(case), "google", tuple(things), **rates)
+    build = Build(
+        robot, options.arena(case, robot), lights.asked_for(case.build, LIGHTS), "google", tuple(things), **rates
+    )
     judge = {
         "kind": "pick",
         "model": model,
@@ -245,16 +234,6 @@ def _drop_distractor(
         place = drawn if np.linalg.norm(drawn - xy) > 0.25 else None
     given = own.get("init_rot_quat")
     return Drop(name, (*options.floats(place), top), options.floats(turn if given is None else given))  # type: ignore[arg-type]
-
-
-def _lights(case: Case) -> Any:
-    shadow = bool(case.build.get("enable_shadow"))
-    asked = {
-        "slightly_brighter_lighting": "brighter",
-        "slightly_darker_lighting": "darker",
-        "darker_lighting": "darkest",
-    }
-    return lights.tabletop(next((kind for key, kind in asked.items() if case.build.get(key)), "standard"), shadow)
 
 
 class PickJudge(Milestones):

@@ -14,7 +14,7 @@ from st4vla.envs.simpler.assets import AssetTree
 from st4vla.envs.simpler.cases import Case, Resolver
 from st4vla.envs.simpler.judging import Milestones, Verdict
 from st4vla.envs.simpler.scene_view import SceneView
-from st4vla.envs.simpler.setup import Build, Drop, Fall, Layout, Lights, Setup, Thing
+from st4vla.envs.simpler.setup import Build, Drop, Fall, Layout, Setup, Thing
 from st4vla.envs.simpler.widowx import BASE_HEIGHT, GRASP_DEGREES, SINK_BASE_HEIGHT, SINK_START_QPOS, START_QPOS
 
 CONTACT_OFFSET = 0.005
@@ -187,7 +187,7 @@ def resolve(case: Case, tree: AssetTree, task: PutOn) -> Setup:
     build = Build(
         robot,
         options.arena(case, robot),
-        lights.sink() if task.sink else _lights(case),
+        lights.sink() if task.sink else lights.asked_for(case.build, lights.ASKED),
         "bridge",
         _things(models, ids, scales, task.sink),
         contact_offset=CONTACT_OFFSET,
@@ -241,17 +241,6 @@ def _robot_start(case: Case, robot: str) -> tuple[tuple[float, ...], tuple[float
     base = (SINK_BASE_HEIGHT if sink else BASE_HEIGHT) if height is None else height
     pose = (*place[:2], base, *((0, 0, 0, 1) if turn is None else turn))
     return options.floats(pose), options.floats((SINK_START_QPOS if sink else START_QPOS) if qpos is None else qpos)
-
-
-def _lights(case: Case) -> Lights:
-    asked = {
-        "original_lighting": "original",
-        "slightly_darker_lighting": "darker",
-        "slightly_brighter_lighting": "brighter",
-        "ambient_only_lighting": "ambient",
-    }
-    kind = next((kind for key, kind in asked.items() if case.build.get(key)), "standard")
-    return lights.tabletop(kind, bool(case.build.get("enable_shadow")))
 
 
 def turned(size: Sequence[float], turn: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ import gymnasium
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from st4vla.envs.physics import renew_physics
+from st4vla.envs.progress import Progress
 from st4vla.envs.simpler import env as environments
 from st4vla.envs.simpler.assets import AssetTree, check_assets, find_tree
 from st4vla.envs.simpler.cases import Case, resolve
@@ -46,15 +48,6 @@ class SimplerWorldConfig:
     def __post_init__(self) -> None:
         if self.pooled < 1:
             raise ConfigError(f"pooled is {self.pooled}; at least 1 scene is kept.")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an episode has come: success now, partial credit now 0..1, and the stages reached so far, in order."""
-
-    success: bool
-    partial_credit: float
-    stages: tuple[str, ...]
 
 
 class _Pool:
@@ -124,7 +117,7 @@ class SimplerWorld:
         self.setup = setup
         physics = setup.build.physics()
         env = self._env = self._scenes.get(physics, lambda: self._make_env(physics, setup))
-        env.renew_physics()
+        renew_physics(env)
         env.reset(seed=0, options={"layouts": [setup.layout]})
         self.view = SceneView(env)
         self.judge = make_judge(setup, self.view)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import yaml
 
 from st4vla.platform.contracts import ActionForm, PolicySpec, StateForm
 from st4vla.platform.errors import ConfigError
-from st4vla.platform.policy.settings import build_config, plain, require, require_positive
+from st4vla.platform.policy.settings import build_config, packaged, plain, require, require_positive
 
 UNIFIED_PROMPT = (
     "Your task is {instruction}. Figure out how to execute it, then locate the key object needed."  # ST4VLA, figure 2
@@ -321,11 +320,7 @@ class PolicyConfig:
         Raises:
             ConfigError: there is none of that name; those there are are listed.
         """
-        folder = files("st4vla.configs") / "policy"
-        found = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
-        if name not in found:
-            raise ConfigError(f"There is no preset {name!r}; there are {', '.join(sorted(found))}.")
-        return cls.from_mapping(yaml.safe_load(found[name].read_text()))
+        return cls.from_mapping(packaged("policy", name, "preset"))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "PolicyConfig":

@@ -112,14 +112,21 @@ def sample_ddim(
     for i in range(count - 1, -1, -1):
         level, previous = levels[subset[i]], levels[subset[i - 1]] if i else 1.0
         epsilon = guided_noise(denoiser, x, subset[i], condition, guidance)
-        clean = (x - math.sqrt(1 - level) * epsilon) / math.sqrt(level)
-        if guides:
-            guided = apply_guides(guides, clean, level)
-            # As (x - sqrt(level) clean) / sqrt(1 - level), but bit for bit the old noise where nothing was changed.
-            epsilon = epsilon + math.sqrt(level / (1 - level)) * (clean - guided)
-            clean = guided
-        x = math.sqrt(previous) * clean + math.sqrt(1 - previous) * epsilon
+        x = step_back(x, epsilon, level, previous, guides)
     return x
+
+
+def step_back(
+    x_BTA: Tensor, epsilon_BTA: Tensor, level: float, previous: float, guides: Sequence[Guide | None]
+) -> Tensor:
+    """Take one DDIM step from signal level `level` to `previous`, the clean chunk corrected by the guides."""
+    clean_BTA = (x_BTA - math.sqrt(1 - level) * epsilon_BTA) / math.sqrt(level)
+    if guides:
+        guided_BTA = apply_guides(guides, clean_BTA, level)
+        # As (x - sqrt(level) clean) / sqrt(1 - level), but bit for bit the old noise where nothing was changed.
+        epsilon_BTA = epsilon_BTA + math.sqrt(level / (1 - level)) * (clean_BTA - guided_BTA)
+        clean_BTA = guided_BTA
+    return math.sqrt(previous) * clean_BTA + math.sqrt(1 - previous) * epsilon_BTA
 
 
 def apply_guides(guides: Sequence[Guide | None], clean_BTA: Tensor, level: float) -> Tensor:

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.resources import files
 
-import yaml
-
-from st4vla.platform.errors import ConfigError, PolicyError
+from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.gripper import GripperForm
-from st4vla.platform.policy.settings import build_config, require, require_positive
+from st4vla.platform.policy.settings import build_config, packaged, require, require_positive
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,7 @@ class EmbodimentConfig:
         Raises:
             ConfigError: there is none of that name; those there are are listed.
         """
-        folder = files("st4vla.configs") / "execution"
-        found = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
-        if name not in found:
-            raise ConfigError(f"There is no embodiment {name!r}; there are {', '.join(sorted(found))}.")
-        return build_config(cls, yaml.safe_load(found[name].read_text()))
+        return build_config(cls, packaged("execution", name, "embodiment"))
 
     def statistics_key(self, known: Iterable[str]) -> str:
         """Pick the name under which a checkpoint with statistics of `known` embodiments keeps this robot's.

@@ -4,11 +4,27 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from importlib.resources import files
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from st4vla.platform.errors import ConfigError
 
 Config = TypeVar("Config")
+
+
+def packaged(folder: str, name: str, what: str) -> Any:
+    """Read `configs/FOLDER/NAME.yaml` of the package.
+
+    Raises:
+        ConfigError: there is none of that name; those there are are listed.
+    """
+    place = files("st4vla.configs") / folder
+    found = {file.name.removesuffix(".yaml"): file for file in place.iterdir() if file.name.endswith(".yaml")}
+    if name not in found:
+        raise ConfigError(f"There is no {what} {name!r}; there are {', '.join(sorted(found))}.")
+    return yaml.safe_load(found[name].read_text())
 
 
 def build_config(kind: type[Config], values: Mapping[str, Any], path: str = "") -> Config:

@@ -159,12 +159,38 @@ class LeRobotSource:
         return found - {""}
 
 
-class StillsSource:
+class WithoutActions:
+    """What sources of pictures alone have in common: nothing moves in them.
+
+    Attributes:
+        place: what errors call the source.
+    """
+
+    place: str
+
+    def robot(self) -> Source:
+        """Refuse: pictures alone have no actions.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"{self.place} holds pictures without actions; name it under grounding_data instead")
+
+    def held_out_robot(self, count: int) -> list[ActionSample]:
+        """Give none."""
+        return []
+
+    def statistics(self) -> EmbodimentStatistics | None:
+        """Give none: nothing moves."""
+        return None
+
+
+class StillsSource(WithoutActions):
     """Annotated pictures without actions; the last share of them is held out, whole scenes together."""
 
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
         self.stills = Stills(Path(config.path))
-        self.name = Path(config.path).name
+        self.name, self.place = Path(config.path).name, str(self.stills.folder)
         self.questions = reading.questions
         total = len(self.stills)
         self.num_held_out = round(total * reading.held_out_share / len(reading.cameras)) * len(reading.cameras)
@@ -175,30 +201,14 @@ class StillsSource:
         """Digest of the annotations."""
         return self.stills.digest
 
-    def robot(self) -> Source:
-        """Refuse: pictures alone have no actions.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError(f"{self.stills.folder} holds pictures without actions; name it under grounding_data instead")
-
     def grounding(self) -> StillQuestions:
         """Questions about the pictures to train on."""
         return StillQuestions(self.stills, self.questions, range(self.num_training))
-
-    def held_out_robot(self, count: int) -> list[ActionSample]:
-        """Give none."""
-        return []
 
     def held_out_grounding(self, count: int) -> list[GroundingSample]:
         """Give up to `count` questions about held-out pictures, the same ones each time."""
         held_out = range(self.num_training, len(self.stills))
         return load_spread(StillQuestions(self.stills, self.questions, held_out), count)
-
-    def statistics(self) -> EmbodimentStatistics | None:
-        """Give none: nothing moves."""
-        return None
 
     def texts(self) -> set[str]:
         """Instructions and names."""
@@ -206,12 +216,12 @@ class StillsSource:
         return {still.instruction for still in shown}.union(*(still.annotation.boxes for still in shown))
 
 
-class PictureSource:
+class PictureSource(WithoutActions):
     """Pictures with questions, as others keep them; the last share of the rows is held out."""
 
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
         self.pictures = open_pictures(config.kind, Path(config.path), config.options)
-        self.name = self.pictures.name
+        self.name = self.place = self.pictures.name
         self.num_held_out = round(len(self.pictures) * reading.held_out_share)
         self.num_training = len(self.pictures) - self.num_held_out
 
@@ -220,29 +230,13 @@ class PictureSource:
         """Digest of the files with the rows."""
         return self.pictures.digest
 
-    def robot(self) -> Source:
-        """Refuse: pictures alone have no actions.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError(f"{self.name} holds pictures without actions; name it under grounding_data instead")
-
     def grounding(self) -> PictureQuestions:
         """Questions of the rows to train on."""
         return PictureQuestions(self.pictures, range(self.num_training))
 
-    def held_out_robot(self, count: int) -> list[ActionSample]:
-        """Give none."""
-        return []
-
     def held_out_grounding(self, count: int) -> list[GroundingSample]:
         """Give up to `count` questions of held-out rows, the same ones each time."""
         return load_spread(PictureQuestions(self.pictures, range(self.num_training, len(self.pictures))), count)
-
-    def statistics(self) -> EmbodimentStatistics | None:
-        """Give none: nothing moves."""
-        return None
 
     def texts(self) -> set[str]:
         """Give none: a tokenizer made from the web's words would be none of ours."""

@@ -7,7 +7,6 @@ batch; and in the last block only the action tokens, which alone are read, look 
 Letters: B rows, Q condition tokens, T chunk steps, A action width, C width, S = Q + T.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st4vla.platform.policy.denoiser import Block, Denoiser
-from st4vla.platform.policy.diffusion import Guide, apply_guides, ddim_subset, signal_levels
+from st4vla.platform.policy.diffusion import Guide, ddim_subset, signal_levels, step_back
 
 
 class Sampler:
@@ -40,12 +39,7 @@ class Sampler:
         x = noise_BTA.float()
         for time, (level, previous) in zip(self.times, self.steps, strict=True):
             epsilon = self._noise(x.to(wide.dtype), wide + time).float()
-            clean = (x - math.sqrt(1 - level) * epsilon) / math.sqrt(level)
-            if guides:
-                guided = apply_guides(guides, clean, level)
-                epsilon = epsilon + math.sqrt(level / (1 - level)) * (clean - guided)
-                clean = guided
-            x = math.sqrt(previous) * clean + math.sqrt(1 - previous) * epsilon
+            x = step_back(x, epsilon, level, previous, guides)
         return x
 
     def _noise(self, x_BTA: Tensor, tokens: Tensor) -> Tensor:
