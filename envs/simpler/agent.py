@@ -34,7 +34,8 @@ class ModelAgent(BaseAgent):
         sapien_utils.apply_urdf_config(loader, config)
         builder = loader.parse(str(self.urdf_path))["articulation_builders"][0]
         self.seen_links = tuple(link.name for link in builder.link_builders if link.visual_records)
-        self.frames: Frames = lean(builder) if not self.scene.can_render() else {}
+        told_apart = {link for side in self.model.pads for link in side.links}
+        self.frames: Frames = lean(builder, told_apart) if not self.scene.can_render() else {}
         builder.initial_pose = initial_pose
         self.robot: Articulation = builder.build()
         self.robot_link_names = [link.name for link in self.robot.get_links()]
