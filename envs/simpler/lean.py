@@ -6,7 +6,6 @@ of the others, and the mass of the third, are given to what they are bolted to. 
 it sits on a link that is kept.
 """
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,14 @@ import sapien
 Frames = dict[str, tuple[str, sapien.Pose]]  # link that was left out -> link that carries it, pose on that
 
 
-def lean(builder: Any, told_apart: Collection[str] = ()) -> Frames:
-    """Thin out an articulation builder in place; give the frames of the links that were left out.
-
-    Args:
-        builder: of the articulation.
-        told_apart: links that somebody asks what touches them; they, and what is bolted to them, stay.
-    """
+def lean(builder: Any) -> Frames:
+    """Thin out an articulation builder in place; give the frames of the links that were left out."""
     frames: Frames = {}
     links = builder.link_builders
     while idle := [link for link in links if _is_idle(link, links)]:
         for link in idle:
             _give_to_parent(link, links, frames)
-    for link in [link for link in links if _is_bolted(link, told_apart)]:
+    for link in [link for link in links if _is_bolted(link)]:
         _add_mass(link.parent, link, _pose_on_parent(link))
         _give_to_parent(link, links, frames)
     for index, link in enumerate(links):
@@ -41,12 +35,9 @@ def _is_idle(link: Any, links: list[Any]) -> bool:
     return not link.collision_records or link.parent.parent is None
 
 
-def _is_bolted(link: Any, told_apart: Collection[str]) -> bool:
-    """Say whether a link is fixed to one that moves, both with a mass of their own, and nobody asks for its touches."""
-    if link.parent is None or link.parent.parent is None or link.joint_record.joint_type != "fixed":
-        return False
-    weighed = not link._auto_inertial and not link.parent._auto_inertial
-    return weighed and not {link.name, link.parent.name} & set(told_apart)
+def _is_bolted(link: Any) -> bool:
+    """Say whether a link is fixed to one that moves."""
+    return link.parent is not None and link.parent.parent is not None and link.joint_record.joint_type == "fixed"
 
 
 def _pose_on_parent(link: Any) -> sapien.Pose:
@@ -69,19 +60,28 @@ def _give_to_parent(link: Any, links: list[Any], frames: Frames) -> None:
 
 def _add_mass(parent: Any, link: Any, pose: sapien.Pose) -> None:
     """Give a link the mass and inertia of another that sits on it at a pose, by the parallel axis theorem."""
-    parts = [(parent, parent._cmass_local_pose), (link, pose * link._cmass_local_pose)]
-    mass = sum(part._mass for part, _ in parts)
-    middle = sum(part._mass * at.p.astype(np.float64) for part, at in parts) / mass
+    first, second = _weigh(parent), _weigh(link)
+    parts = [first, (second[0], pose * second[1], second[2])]
+    masses = np.array([part_mass for part_mass, _, _ in parts])
+    middle = masses @ np.array([at.p for _, at, _ in parts], dtype=np.float64) / masses.sum()
     inertia = np.zeros((3, 3))
-    for part, at in parts:
+    for part_mass, at, moments in parts:
         axes, away = at.to_transformation_matrix()[:3, :3].astype(np.float64), at.p - middle
-        inertia += axes @ np.diag(part._inertia) @ axes.T + part._mass * (
-            away @ away * np.eye(3) - np.outer(away, away)
-        )
+        inertia += axes @ np.diag(moments) @ axes.T + part_mass * (away @ away * np.eye(3) - np.outer(away, away))
     moments, axes = np.linalg.eigh(inertia)
     frame = np.eye(4)
     frame[:3, :3], frame[:3, 3] = axes * np.linalg.det(axes), middle
-    parent.set_mass_and_inertia(mass, sapien.Pose(frame), moments)
+    parent.set_mass_and_inertia(float(masses.sum()), sapien.Pose(frame), moments)
+
+
+def _weigh(link: Any) -> tuple[float, sapien.Pose, np.ndarray]:
+    """Give a link's mass, the frame of its inertia and its moments; PhysX works them out where the URDF is silent."""
+    if not link._auto_inertial:
+        return link._mass, link._cmass_local_pose, np.asarray(link._inertia)
+    kind, link.physx_body_type = link.physx_body_type, "dynamic"
+    body = link.build_physx_component()
+    link.physx_body_type = kind
+    return body.mass, body.cmass_local_pose, body.inertia
 
 
 def _resolved(name: str, frames: Frames) -> tuple[str, sapien.Pose]:
