@@ -1,5 +1,6 @@
 """Read LeRobot datasets, v2.0, v2.1 and v3.0, ours and other people's, as episodes and training samples."""
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from st4vla.platform.data.columns import Columns, load_columns, load_own_columns
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.frame_cache import FrameCache
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
+from st4vla.platform.data.remote import DOWNLOADS, fetch, is_remote, pinned, title_of
 from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
 from st4vla.platform.errors import DataError
 
@@ -24,11 +26,12 @@ class DatasetConfig:
     """Which dataset, and what of it.
 
     Attributes:
-        path: its folder, the one that holds meta/.
+        path: its folder, the one that holds meta/, or an address: hf:owner/name[@revision], s3://bucket/prefix.
         action, state: columns, or parts that modality.json names, to join into the action and the state; () takes the
             columns "action" and "observation.state". ("none",) as the state reads no state.
         cameras: cameras to read, by their short names; () for all.
         statistics_key: embodiment the statistics are kept under; "" takes the dataset's robot_type.
+        downloads: folder that a dataset with an address is fetched to.
     """
 
     path: str
@@ -36,6 +39,7 @@ class DatasetConfig:
     state: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
     statistics_key: str = ""
+    downloads: str = DOWNLOADS
 
     def __post_init__(self) -> None:
         """Turn the lists that YAML gives into tuples."""
@@ -62,7 +66,7 @@ class LeRobotDataset:
     """
 
     def __init__(self, config: DatasetConfig, cache: FrameCache | None = None) -> None:
-        self.config, self.folder, self._cache = config, Path(config.path), cache
+        self.config, self.folder, self._cache = config, local_folder(config), cache
         self.meta: DatasetMeta = read_meta(self.folder)
         self.cameras: dict[str, str] = _choose_cameras(self.meta, config.cameras)
         self.statistics_key = config.statistics_key or str(self.meta.info.get("robot_type") or "default")
@@ -72,6 +76,11 @@ class LeRobotDataset:
     def __len__(self) -> int:
         """Give the number of frames."""
         return self.num_frames
+
+    @property
+    def name(self) -> str:
+        """Give the short name for logs and lineage."""
+        return title_of(self.config.path)
 
     @property
     def num_episodes(self) -> int:
@@ -253,6 +262,21 @@ class LeRobotDataset:
     def _size(self, camera: str) -> tuple[int, int]:
         height, width = self.meta.features[self.cameras[camera]]["shape"][:2]
         return int(height), int(width)
+
+
+def local_folder(config: DatasetConfig) -> Path:
+    """Give the dataset's folder; of one with an address, its tables and the videos of the chosen cameras are fetched.
+
+    Raises:
+        DataError: it cannot be read, or lacks a camera.
+    """
+    if not is_remote(config.path):
+        return Path(config.path)
+    address = pinned(config.path, config.downloads)
+    meta = read_meta(fetch(address, config.downloads, ["meta/*"]))
+    keys = [glob.escape(key) for key in _choose_cameras(meta, config.cameras).values()]
+    videos = [f"videos/{place}" for key in keys for place in (f"{key}/*", f"*/{key}/*")]
+    return fetch(address, config.downloads, ["meta/*", "data/*", "annotations/*", *videos])
 
 
 def _choose_cameras(meta: DatasetMeta, wanted: Sequence[str]) -> dict[str, str]:

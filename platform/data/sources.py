@@ -18,7 +18,7 @@ class ActionSource:
     def __init__(self, dataset: LeRobotDataset, chunk_length: int, episodes: Sequence[int] | None = None) -> None:
         if chunk_length < 1:
             raise ConfigError(f"chunk_length is {chunk_length}; expected 1 or more control steps.")
-        self.name, self.dataset, self.chunk_length = f"{dataset.folder.name}/action", dataset, chunk_length
+        self.name, self.dataset, self.chunk_length = f"{dataset.name}/action", dataset, chunk_length
         self._frames = frames_of(dataset, episodes)
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class GroundingSource:
         config: GroundingConfig | None = None,
         episodes: Sequence[int] | None = None,
     ) -> None:
-        self.name, self.dataset = f"{dataset.folder.name}/grounding", dataset
+        self.name, self.dataset = f"{dataset.name}/grounding", dataset
         self.config = config or GroundingConfig()
         wanted = set(range(dataset.num_episodes) if episodes is None else episodes)
         self._items = [item for index in sorted(wanted) for item in self._answerable(index)]

@@ -16,14 +16,17 @@ from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, o
 from st4vla.platform.data.mixture import Mixture, Source
 from st4vla.platform.data.picture_formats import OPENERS, open_pictures
 from st4vla.platform.data.pictures import PictureQuestions
+from st4vla.platform.data.remote import DOWNLOADS, fetch, title_of
 from st4vla.platform.data.sources import ActionSource, GroundingSource, split_episodes
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.data.stills import StillQuestions, Stills
 from st4vla.platform.errors import ConfigError, DataError
-from st4vla.platform.train.config import require
+from st4vla.platform.train.config import build, require
 
 # Which episodes are held out must not depend on a run's seed: stage 2 would validate on what stage 1 trained on.
 SPLIT_SEED = 0
+# Options of picture sets that name a folder or a file, which may be an address as well.
+PATHS = {"images", "instances"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class SourceConfig:
     """One source of samples.
 
     Attributes:
-        path: the dataset's folder, for kinds "lerobot" and "stills".
+        path: the dataset's folder or file, or its address (`platform/data/remote.py`), for all kinds but functions.
         kind: "lerobot", "stills", a form of pictures with questions ("llava", "points", "coco", "refcoco"), or the
             import path of a function, package.module.function, that is called with a `ReadingConfig` and the options,
             and gives a `TrainingSource`.
@@ -49,7 +52,7 @@ class SourceConfig:
         on_disk = self.kind in ("lerobot", "stills", *OPENERS)
         known = ", ".join(("lerobot", "stills", *OPENERS))
         require(on_disk or "." in self.kind, "data.kind", self.kind, f"use {known} or an import path")
-        require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder or file")
+        require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder, file or address")
         require(self.weight > 0, "data.weight", self.weight, "it must be > 0")
 
 
@@ -91,6 +94,7 @@ class ReadingConfig:
         held_out_share: share of a dataset's episodes kept from training and used for validation.
         frame_cache: where decoded frames lie; None decodes the videos each time.
         questions: what grounding asks, and how often.
+        downloads: folder that datasets with an address are fetched to.
     """
 
     cameras: tuple[str, ...]
@@ -99,18 +103,20 @@ class ReadingConfig:
     held_out_share: float = 0.05
     frame_cache: FrameCacheConfig | None = field(default_factory=FrameCacheConfig)
     questions: GroundingConfig = field(default_factory=GroundingConfig)
+    downloads: str = DOWNLOADS
 
 
 class LeRobotSource:
-    """A dataset on disk, its episodes split into those to train on and those held out."""
+    """A dataset, its episodes split into those to train on and those held out."""
 
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        dataset_config = DatasetConfig(
-            config.path, cameras=reading.cameras, statistics_key=reading.statistics_key, **config.options
+        usual = {"cameras": reading.cameras, "statistics_key": reading.statistics_key, "downloads": reading.downloads}
+        dataset_config: DatasetConfig = build(
+            DatasetConfig, {"path": config.path} | usual | config.options, "data.options"
         )
         cache = FrameCache(reading.frame_cache) if reading.frame_cache else None
         self.dataset: LeRobotDataset = open_dataset(dataset_config, cache)
-        self.name = Path(config.path).name
+        self.name = title_of(config.path)
         self.reading = reading
         self.episodes, self.held_out = split_episodes(self.dataset.num_episodes, reading.held_out_share, SPLIT_SEED)
 
@@ -189,8 +195,8 @@ class StillsSource(WithoutActions):
     """Annotated pictures without actions; the last share of them is held out, whole scenes together."""
 
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        self.stills = Stills(Path(config.path))
-        self.name, self.place = Path(config.path).name, str(self.stills.folder)
+        self.stills = Stills(fetch(config.path, reading.downloads))
+        self.name, self.place = title_of(config.path), str(self.stills.folder)
         self.questions = reading.questions
         total = len(self.stills)
         self.num_held_out = round(total * reading.held_out_share / len(reading.cameras)) * len(reading.cameras)
@@ -220,7 +226,8 @@ class PictureSource(WithoutActions):
     """Pictures with questions, as others keep them; the last share of the rows is held out."""
 
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        self.pictures = open_pictures(config.kind, Path(config.path), config.options)
+        folders = {name: str(fetch(str(config.options[name]), reading.downloads)) for name in PATHS & {*config.options}}
+        self.pictures = open_pictures(config.kind, fetch(config.path, reading.downloads), {**config.options, **folders})
         self.name = self.place = self.pictures.name
         self.num_held_out = round(len(self.pictures) * reading.held_out_share)
         self.num_training = len(self.pictures) - self.num_held_out
