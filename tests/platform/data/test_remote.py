@@ -15,7 +15,6 @@ import pytest
 
 from st4vla.platform.data.bucket import copy_object, list_objects, open_bucket
 from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
-from st4vla.platform.data.lerobot_writer import LeRobotWriter, WriterConfig
 from st4vla.platform.data.remote import Address, fetch, pinned, read_address, without_secrets
 from st4vla.platform.data.show import main as show
 from st4vla.platform.errors import ConfigError, DataError
@@ -119,7 +118,7 @@ def digest(path: Path) -> str:
 def serve(handler: type[Files], folder: Path) -> Iterator[ThreadingHTTPServer]:
     served = type("Served", (handler,), {"folder": folder, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), served)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
