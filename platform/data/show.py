@@ -13,7 +13,8 @@ from rich.table import Table
 
 from st4vla.platform.data.disk import disk_error, write_file
 from st4vla.platform.data.draw import contact_sheet, draw_frame
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError
 

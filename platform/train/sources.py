@@ -11,7 +11,8 @@ import numpy as np
 from st4vla.platform.contracts import ActionSample, GroundingSample
 from st4vla.platform.data.frame_cache import FrameCache, FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.data.mixture import Mixture, Source
 from st4vla.platform.data.picture_formats import OPENERS, open_pictures
 from st4vla.platform.data.pictures import PictureQuestions

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from st4vla.platform.contracts import ActionSample, Policy
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.config import build

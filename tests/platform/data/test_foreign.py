@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from st4vla.platform.data.grounding import GroundingConfig
-from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.show import ShowConfig, show
 from st4vla.platform.data.sources import GroundingSource
 from st4vla.platform.data.video import decode

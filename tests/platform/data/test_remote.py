@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, unquote, urlparse
 import pytest
 
 from st4vla.platform.data.bucket import copy_object, list_objects, open_bucket
-from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.remote import Address, fetch, pinned, read_address, without_secrets
 from st4vla.platform.data.show import main as show
 from st4vla.platform.errors import ConfigError, DataError
