@@ -165,6 +165,7 @@ def read_job(settings: Mapping[str, Any]) -> StageJob:
         frame_cache=cache,
         questions=GroundingConfig(questions["weights"], tuple(asked_cameras)),
         downloads=str(Path(settings["downloads"]).absolute()),
+        rotation=policy.semantics.rotation,
     )
     data = read_sources(settings["data"])
     asked = settings["grounding_data"]
