@@ -142,6 +142,43 @@ def fetch(path: str, downloads: str = DOWNLOADS, wanted: Sequence[str] = EVERYTH
     return found
 
 
+def files_under(path: str, suffixes: tuple[str, ...], downloads: str = DOWNLOADS) -> list[str]:
+    """List the files with one of the suffixes in a folder or under an address, as paths or addresses, in order.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not is_remote(path):
+        place = Path(path)
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        return [str(one) for one in files if one.name.endswith(suffixes) and one.is_file()]
+    address = read_address(pinned(path, downloads))
+    names = list_hub(address) if address.scheme == "hf" else list_bucket(address)
+    return [str(replace(address, inner=name)) for name in sorted(names) if name.endswith(suffixes)]
+
+
+def list_hub(address: Address) -> list[str]:
+    """List the files of a hub's dataset below the address."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with readable(address):
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        tree = api.list_repo_tree(address.name, recursive=True, revision=address.revision, repo_type="dataset")
+        names = [one.path for one in tree if isinstance(one, RepoFile)]
+    return [name for name in names if name == address.inner or name.startswith(f"{address.inner}/".lstrip("/"))]
+
+
+def list_bucket(address: Address) -> list[str]:
+    """List the objects of a bucket below the address."""
+    from st4vla.platform.data.bucket import list_objects, open_bucket
+
+    system, base = open_bucket(address)
+    with readable(address):
+        found = list_objects(system, base)
+    return [f"{address.inner}/{name}".strip("/") for name in found]
+
+
 def fetch_hub(address: Address, kept: Path, wanted: Sequence[str]) -> Path:
     """Fetch files of a dataset on the hub at its commit; complete ones are not asked for again."""
     from huggingface_hub import snapshot_download

@@ -2,6 +2,7 @@
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
 from st4vla.platform.data.mixture import Source
+from st4vla.platform.data.packed import PackedPictures, PackedQuestions
 from st4vla.platform.data.picture_formats import open_pictures
 from st4vla.platform.data.pictures import PictureQuestions
 from st4vla.platform.data.remote import fetch, title_of
@@ -93,6 +94,32 @@ class PictureSource(WithoutActions):
     def held_out_grounding(self, count: int) -> list[GroundingSample]:
         """Give up to `count` questions of held-out rows, the same ones each time."""
         return load_spread(PictureQuestions(self.pictures, range(self.num_training, len(self.pictures))), count)
+
+    def texts(self) -> set[str]:
+        """Give none: a tokenizer made from the web's words would be none of ours."""
+        return set()
+
+
+class PackedSource(WithoutActions):
+    """Web pictures packed from shards; the last share of them is held out."""
+
+    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
+        self.packed = PackedPictures(fetch(config.path, reading.downloads))
+        self.name = self.place = title_of(config.path)
+        self.num_training = len(self.packed) - round(len(self.packed) * reading.held_out_share)
+
+    @property
+    def digest(self) -> str:
+        """Digest of which shards were packed."""
+        return self.packed.digest
+
+    def grounding(self) -> PackedQuestions:
+        """Questions of the pictures to train on."""
+        return PackedQuestions(self.packed, range(self.num_training))
+
+    def held_out_grounding(self, count: int) -> list[GroundingSample]:
+        """Give up to `count` questions of held-out pictures, the same ones each time."""
+        return load_spread(PackedQuestions(self.packed, range(self.num_training, len(self.packed))), count)
 
     def texts(self) -> set[str]:
         """Give none: a tokenizer made from the web's words would be none of ours."""

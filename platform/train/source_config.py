@@ -17,6 +17,7 @@ from st4vla.platform.train.config import require
 
 # Which episodes are held out must not depend on a run's seed: stage 2 would validate on what stage 1 trained on.
 SPLIT_SEED = 0
+ON_DISK = ("lerobot", "stills", "packed", *OPENERS)
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class SourceConfig:
 
     Attributes:
         path: the dataset's folder or file, or its address (`platform/data/remote.py`), for all kinds but functions.
-        kind: "lerobot", "stills", a form of pictures with questions ("llava", "points", "coco", "refcoco"), or the
-            import path of a function, package.module.function, that is called with a `ReadingConfig` and the options,
-            and gives a `TrainingSource`.
+        kind: "lerobot", "stills", "packed" (`st4vla pack`), a form of pictures with questions ("llava", "points",
+            "coco", "refcoco"), or the import path of a function, package.module.function, that is called with a
+            `ReadingConfig` and the options, and gives a `TrainingSource`.
         weight: how often it is drawn, against the others.
         options: further settings, for "lerobot" those of `DatasetConfig`, for pictures those of
             `open_pictures`.
@@ -39,8 +40,8 @@ class SourceConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        on_disk = self.kind in ("lerobot", "stills", *OPENERS)
-        known = ", ".join(("lerobot", "stills", *OPENERS))
+        on_disk = self.kind in ON_DISK
+        known = ", ".join(ON_DISK)
         require(on_disk or "." in self.kind, "data.kind", self.kind, f"use {known} or an import path")
         require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder, file or address")
         require(self.weight > 0, "data.weight", self.weight, "it must be > 0")

@@ -15,7 +15,7 @@ from st4vla.platform.data.sources import ActionSource, GroundingSource, split_ep
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.config import build
-from st4vla.platform.train.picture_sources import PictureSource, StillsSource
+from st4vla.platform.train.picture_sources import PackedSource, PictureSource, StillsSource
 from st4vla.platform.train.source_config import SPLIT_SEED, ReadingConfig, SourceConfig, TrainingSource, load_spread
 
 
@@ -85,6 +85,8 @@ def open_source(config: SourceConfig, reading: ReadingConfig) -> TrainingSource:
         return LeRobotSource(config, reading)
     if config.kind == "stills":
         return StillsSource(config, reading)
+    if config.kind == "packed":
+        return PackedSource(config, reading)
     if config.kind in OPENERS:
         return PictureSource(config, reading)
     module, _, name = config.kind.rpartition(".")
