@@ -165,7 +165,7 @@ def _parquet_rows(file: BinaryIO, path: str) -> Iterator[Row]:
 
 def _tar_rows(file: BinaryIO, path: str) -> Iterator[Row]:
     try:
-        with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 20) as tar:
+        with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 20, tarinfo=StrictEntry) as tar:
             key, found = "", {}
             for member in tar:
                 if not member.isfile():
@@ -184,6 +184,24 @@ def _tar_rows(file: BinaryIO, path: str) -> Iterator[Row]:
                 yield found
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as tar behind {key or 'its start'}: {error}; copy it again.") from error
+
+
+class StrictEntry(tarfile.TarInfo):
+    """A member's header; one that is damaged or cut short is an error, where tarfile takes it for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "StrictEntry":
+        """Read the next header.
+
+        Raises:
+            ReadError: it is damaged, or the archive ends without its end mark.
+        """
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error) or "a broken header") from error
 
 
 def _tar_fields(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> dict[str, Any]:

@@ -34,9 +34,7 @@ def test_the_command_packs_what_it_can_and_names_what_it_cannot(
 ) -> None:
     write_shards(workplace / "shards")
     words = ["shards=[shards]", "out=packed"]
-    with pytest.raises(
-        DataError, match=r"1 of 4 shards could not be read; all others are packed. .*broken.tar cannot be"
-    ):
+    with pytest.raises(DataError, match=r"1 of 4 shards could not be read; all others are packed. .*broken.tar cannot"):
         main(compose_command("pack", words))
     assert "1.parquet row 7 has the point [99.0, 2.0] in a picture of 40x30 pixels" in caplog.text
     packed = PackedPictures(workplace / "packed")
@@ -48,9 +46,7 @@ def test_the_command_packs_what_it_can_and_names_what_it_cannot(
 def test_too_many_broken_rows_stop_the_packing(tmp_path: Path) -> None:
     tally = Tally(PackConfig((str(tmp_path),), "out"))
     tally.add(PackedPart("a.parquet", 150, 4, ("a.parquet row 3: no picture",)))
-    with pytest.raises(
-        DataError, match=r"8 of 300 rows could not be read, more than the share of 0.01 .*b.tar: .*row 9"
-    ):
+    with pytest.raises(DataError, match=r"8 of 300 rows could not be read, more than the share of 0.01 .*b.tar: .*row"):
         tally.add(PackedPart("b.tar", 142, 4, ("b.tar row 9: no picture",)))
 
 

@@ -99,12 +99,18 @@ def test_a_broken_row_is_named_by_file_row_and_key_and_reading_goes_on(name: str
 
 
 def test_shards_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    whole = Path(
-        write_tar(tmp_path / "w.tar", [(f"{key}.png", picture(size=(400, 400))) for key in range(9)])
-    ).read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[:2500])
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
-    for name, reason in (("cut.tar", "cannot be read as tar behind"), ("bad.parquet", "cannot be read as parquet")):
+    members = [(f"{key}.png", picture(size=(400, 400))) for key in range(9)]
+    whole = Path(write_tar(tmp_path / "whole.tar", members)).read_bytes()
+    damaged = whole[:2048] + b"x" * 512 + whole[2560:]
+    broken = {
+        "cut.tar": (whole[:2300], "cannot be read as tar behind"),
+        "unmarked.tar": (whole[: whole.rindex(b"IEND")], "cannot be read as tar behind"),
+        "damaged.tar": (damaged, "cannot be read as tar behind"),
+        "bad.parquet": (b"PAR1 nonsense", "cannot be read as parquet"),
+    }
+    assert len(read(str(tmp_path / "whole.tar"))) == 9
+    for name, (content, reason) in broken.items():
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} {reason}"):
             read(str(tmp_path / name))
     with pytest.raises(DataError, match="is no shard; expected a file that ends in .parquet or .tar"):
