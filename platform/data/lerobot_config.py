@@ -27,7 +27,7 @@ class DatasetConfig:
         scaling: {part of the action or the state: how it is scaled}; parts not named take "q99", but without any the
             usual scaling of `EmbodimentStatistics` is taken.
         openings: {gripper's part: [its value when closed, its value when open]}, which become 0 and 1.
-        action_form: what the actions are, for pauses and for people.
+        action_form: what the actions are; "" where it is not stated, and pauses are looked for as in deltas.
         rotation: what an arm's rotations are, "vector" or "euler"; "" where it is not stated.
         drop_pauses: which frames start no training sample because nothing moves; None keeps all.
         statistics_key: embodiment the statistics are kept under; "" takes the dataset's robot_type.
@@ -44,7 +44,7 @@ class DatasetConfig:
     parts: Mapping[str, Any] = field(default_factory=dict)
     scaling: Mapping[str, ScalingMode] = field(default_factory=dict)
     openings: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    action_form: RecordedForm = "delta_end_effector"
+    action_form: RecordedForm | Literal[""] = ""
     rotation: Literal["", "vector", "euler"] = ""
     drop_pauses: PauseConfig | None = None
 
@@ -57,7 +57,7 @@ class DatasetConfig:
         for name, ends in self.openings.items():
             if len(ends) != 2 or ends[0] == ends[1]:
                 raise ConfigError(f"openings.{name} is {list(ends)}; give two different numbers, [closed, open].")
-        for name, allowed in (("action_form", get_args(RecordedForm)), ("rotation", ("", "vector", "euler"))):
+        for name, allowed in (("action_form", ("", *get_args(RecordedForm))), ("rotation", ("", "vector", "euler"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(repr, allowed))}.")
 

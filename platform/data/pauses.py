@@ -40,8 +40,11 @@ class PauseConfig:
                 raise ConfigError(f"drop_pauses.{name} is {getattr(self, name)}; expected a number above 0.")
 
 
-def moving_frames(actions: np.ndarray, parts: Sequence[Part], form: RecordedForm, config: PauseConfig) -> np.ndarray:
+def moving_frames(actions: np.ndarray, parts: Sequence[Part], form: str, config: PauseConfig) -> np.ndarray:
     """Say of each action [F,A] of one episode whether it moves the robot or its gripper: bool [F].
+
+    Args:
+        form: a `RecordedForm`; "" is taken for deltas.
 
     Raises:
         DataError: no part of the action is known to be a position, a rotation or joints.
@@ -54,7 +57,7 @@ def moving_frames(actions: np.ndarray, parts: Sequence[Part], form: RecordedForm
         if "gripper" in name:
             moving |= (steps > 1e-6).any(1)
         elif sort := next((sort for sort in limits if sort in name), ""):
-            motion = np.abs(values) if form.startswith("delta") else steps
+            motion = steps if form.startswith("absolute") else np.abs(values)
             size = motion.max(1) if sort == "joint" else np.linalg.norm(motion, axis=1)
             moving |= size > limits[sort]
             known = True

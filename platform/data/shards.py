@@ -164,9 +164,9 @@ def _parquet_rows(file: BinaryIO, path: str) -> Iterator[Row]:
 
 
 def _tar_rows(file: BinaryIO, path: str) -> Iterator[Row]:
+    key, found = "", {}
     try:
         with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 20, tarinfo=StrictEntry) as tar:
-            key, found = "", {}
             for member in tar:
                 if not member.isfile():
                     continue

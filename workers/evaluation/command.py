@@ -49,7 +49,8 @@ def score_recordings(settings: Mapping[str, Any]) -> int:
     policy = read_policy(settings)
     path = pinned(settings["dataset"], settings["downloads"])
     options = {**settings["open_loop"], "downloads": settings["downloads"]}
-    config = OpenLoopConfig(policy, path, settings["dataset_options"], **options)
+    asked = {name: value for name, value in settings["dataset_options"].items() if value is not None}
+    config = OpenLoopConfig(policy, path, asked, **options)
     name = settings["name"] or f"{policy.short_name}-on-{title_of(path)}"
     folder = Path(settings["run_dir"]) / name
     with Tracker.open(TrackingConfig(**settings["tracking"]), "eval", name, settings["parent_run"]) as tracker:
