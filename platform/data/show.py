@@ -15,6 +15,7 @@ from st4vla.platform.data.disk import disk_error, write_file
 from st4vla.platform.data.draw import contact_sheet, draw_frame
 from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
+from st4vla.platform.data.parts import Group, named_parts
 from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError
 
@@ -106,6 +107,8 @@ def summary_table(dataset: LeRobotDataset) -> Table:
     table.add_row("instructions", f"{len(dataset.meta.tasks)} different")
     tasks = sorted({entry.task for entry in dataset.meta.episodes if entry.task})
     table.add_row("tasks", ", ".join(f"{name} {_count(dataset, name)}" for name in tasks) or "not named")
+    for group in ("action", "state"):
+        table.add_row(f"{group} parts", _parts(dataset, group))
     table.add_row("annotated frames", f"{_annotated(dataset)}")
     table.add_row("digest", dataset.digest[:16])
     return table
@@ -123,6 +126,11 @@ def _facts(dataset: LeRobotDataset, index: int) -> str:
 
 def _spread(count: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist() if count else []
+
+
+def _parts(dataset: LeRobotDataset, group: Group) -> str:
+    parts = named_parts(dataset.meta, group).values()
+    return "\n".join(f"{one.name}: {one.key}[{one.start}:{one.end}] {one.unit}".rstrip() for one in parts) or "none"
 
 
 def _count(dataset: LeRobotDataset, task: str) -> int:

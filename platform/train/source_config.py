@@ -87,6 +87,7 @@ class ReadingConfig:
         questions: what grounding asks, and how often.
         downloads: folder that datasets with an address are fetched to.
         rotation: what the policy means by columns 3 to 5 of an arm's action, "vector" or "euler"; "" checks nothing.
+        action_form: what the policy means by an action, an `ActionForm`; "" checks nothing.
     """
 
     cameras: tuple[str, ...]
@@ -97,6 +98,7 @@ class ReadingConfig:
     questions: GroundingConfig = field(default_factory=GroundingConfig)
     downloads: str = DOWNLOADS
     rotation: str = ""
+    action_form: str = ""
 
 
 def load_spread(source: Source, count: int) -> list[Any]:

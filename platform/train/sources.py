@@ -27,7 +27,7 @@ class LeRobotSource:
         dataset_config: DatasetConfig = build(
             DatasetConfig, {"path": config.path} | usual | config.options, "data.options"
         )
-        check_rotation(dataset_config, reading)
+        check_forms(dataset_config, reading)
         cache = FrameCache(reading.frame_cache) if reading.frame_cache else None
         self.dataset: LeRobotDataset = open_dataset(dataset_config, cache)
         self.name = title_of(config.path)
@@ -139,13 +139,18 @@ class Sources:
         return [EmbodimentStatistics.merge(parts) for parts in found.values()]
 
 
-def check_rotation(config: DatasetConfig, reading: ReadingConfig) -> None:
-    """Raise DataError where a dataset states other rotations than the policy means."""
-    if config.rotation and reading.rotation and config.rotation != reading.rotation:
-        raise DataError(
-            f"{config.path}: its actions' rotations are of the form {config.rotation!r} (options.rotation), the "
-            f"policy's {reading.rotation!r}; set policy.semantics.rotation={config.rotation}, or leave the dataset out."
-        )
+def check_forms(config: DatasetConfig, reading: ReadingConfig) -> None:
+    """Raise DataError where a dataset states another form of actions or rotations than the policy means."""
+    compared = {
+        "action_form": (config.action_form, reading.action_form, "policy.action_form"),
+        "rotation": (config.rotation, reading.rotation, "policy.semantics.rotation"),
+    }
+    for name, (stated, meant, setting) in compared.items():
+        if stated and meant and stated != meant:
+            raise DataError(
+                f"{config.path}: options.{name} says {stated!r} of its actions, the policy means {meant!r}; "
+                f"set {setting}={stated}, or leave the dataset out."
+            )
 
 
 def check_widths(sources: Sequence[TrainingSource]) -> None:

@@ -166,6 +166,7 @@ def read_job(settings: Mapping[str, Any]) -> StageJob:
         questions=GroundingConfig(questions["weights"], tuple(asked_cameras)),
         downloads=str(Path(settings["downloads"]).absolute()),
         rotation=policy.semantics.rotation,
+        action_form=policy.action_form,
     )
     data = read_sources(settings["data"])
     asked = settings["grounding_data"]
