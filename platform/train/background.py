@@ -3,13 +3,13 @@
     begin(folder)   in the loop: copies weights and optimiser state, gives the function that writes them
     finish()        behind the loop: that function; it touches nothing training still changes
 
-At most one checkpoint is being written; the next one waits for it, so memory holds one copy at a time.
+At most one checkpoint is being written; the next one waits for it, so memory holds one copy, the same pages each time.
 """
 
 import copy
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,47 @@ Finish = Callable[[], object]
 Begin = Callable[[Path], Finish]
 
 
+class Snapshot:
+    """Copy nested states to host memory that is used again by the next copy: fresh pages cost more than the copying.
+
+    A copy is good until the next `take` of the same place. On a GPU the memory is pinned and all copies run as one
+    queue, which `settle` waits for.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._device: torch.device | None = None
+
+    def take(self, value: Any, *place: Any) -> Any:
+        """Copy a state, so that later steps leave it as it is; a view becomes as small as it is."""
+        if isinstance(value, torch.Tensor):
+            return self._copy(value.detach(), place)
+        if isinstance(value, dict):
+            return type(value)((key, self.take(item, *place, key)) for key, item in value.items())
+        if isinstance(value, list | tuple):
+            return type(value)(self.take(item, *place, number) for number, item in enumerate(value))
+        return copy.deepcopy(value)
+
+    def settle(self) -> None:
+        """Wait until every copy is whole."""
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+
+    def _copy(self, value: torch.Tensor, place: tuple[Any, ...]) -> torch.Tensor:
+        kept = self._kept.get(place)
+        if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
+            kept = self._kept[place] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        if value.is_cuda:
+            self._device = value.device
+        return kept.copy_(value, non_blocking=value.is_cuda)
+
+
 def copied(value: Any) -> Any:
-    """Copy a nested state to host memory, so that later steps leave it as it is; a view becomes as small as it is."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return type(value)((key, copied(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return type(value)(copied(item) for item in value)
-    return copy.deepcopy(value)
+    """Copy a nested state to host memory of its own."""
+    snapshot = Snapshot()
+    kept = snapshot.take(value)
+    snapshot.settle()
+    return kept
 
 
 class Background:
@@ -56,6 +88,12 @@ class Background:
             self.wait()
         finally:
             self._thread.shutdown()
+
+    def leave(self) -> None:
+        """Give what runs a while to end, and let go of the thread: for a loop that failed with an error of its own."""
+        if self._running is not None:
+            wait([self._running], PATIENCE_S)
+        self._thread.shutdown(wait=False)
 
 
 class Stopwatch:

@@ -23,7 +23,7 @@ from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.prompt import template_texts
 from st4vla.platform.policy.tokenizer import build_tokenizer
 from st4vla.platform.train.adapters import add_adapters, plain_tensors
-from st4vla.platform.train.background import Finish
+from st4vla.platform.train.background import Finish, Snapshot
 from st4vla.platform.train.batches import StepBatches
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
@@ -218,12 +218,19 @@ def run_stage(
 
 def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], Finish]:
     """Give the function that copies the weights and gives the one that writes the policy's folder of a checkpoint."""
+    snapshot = Snapshot()
+
+    def keep(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        kept = snapshot.take(tensors)
+        snapshot.settle()
+        return kept
 
     def begin(folder: Path, model: torch.nn.Module, step: int) -> Finish:
         notes = {**job.lineage.get("notes", {}), "stage": job.train.stage, "step": step, "seed": job.train.seed}
         assert isinstance(model, St4vlaModel)
         lineage = Lineage(**{**job.lineage, "notes": notes})
-        write = prepare_checkpoint(model, processor, lineage, tensors=plain_tensors(model, own_tensors(model)))
+        tensors = plain_tensors(model, own_tensors(model))
+        write = prepare_checkpoint(model, processor, lineage, tensors=tensors, keep=keep)
         return lambda: write(folder)
 
     return begin

@@ -5,11 +5,11 @@ Owner: the driver owns the controller and the board. Retries: Ray Train's contro
 same samples and the same draws. Errors of our own kind would come again, so they end the run at once.
 """
 
+import contextlib
 import logging
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
-from st4vla.platform.train.background import Begin
+from st4vla.platform.train.background import Background, Begin
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import StageJob, run_stage
@@ -38,42 +38,50 @@ PART = ".part-"
 
 
 class RayReporter:
-    """Report one worker's news to the board and its part of a checkpoint to Ray Train, which joins the parts."""
+    """Report one worker's news to the board and its part of a checkpoint to Ray Train, which joins the parts.
+
+    `ray.train.report` waits for every worker, so it is called behind the steps, once this worker's part is written:
+    what has been reported is whole, and a worker that dies in between leaves the checkpoint before it.
+    """
 
     def __init__(self, board: Any, scratch: Path) -> None:
         self.board, self.scratch = board, scratch
-        self._written = threading.Event()
-        self._written.set()
+        self._behind = Background()
 
     def progress(self, row: Row) -> None:
         """Send a row, without waiting."""
         self.board.put.remote(row)
 
     def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
-        """Copy this worker's part and let Ray Train write and join the parts behind the next steps.
+        """Copy this worker's part, then write and report it beside the next steps.
 
-        Every worker comes here at the same step. Ray's own thread writes and uploads, and removes the part afterwards.
+        Every worker comes here at the same step, and reports in the same order. Ray removes the part once it has
+        uploaded it.
         """
-        self._written.wait()
-        self._written = threading.Event()
-        folder, written = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch)), self._written
+        self._behind.wait()
+        folder = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch))
         finish = begin(folder)
-        storage: Any = ray.train.get_context().get_storage()
 
-        def upload(part: Checkpoint, name: str) -> Checkpoint:
-            try:
-                finish()
-                return storage.persist_current_checkpoint(part, name)
-            finally:
-                written.set()
+        def write_and_report() -> None:
+            finish()
+            ray.train.report(
+                row,
+                checkpoint=Checkpoint.from_directory(str(folder)),
+                checkpoint_dir_name=name_of(step),
+                delete_local_checkpoint_after_upload=True,
+            )
 
-        ray.train.report(
-            row,
-            checkpoint=Checkpoint.from_directory(str(folder)),
-            checkpoint_dir_name=name_of(step),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=upload,
-        )
+        self._behind.start(write_and_report)
+
+    def __enter__(self) -> "RayReporter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until the last checkpoint is reported; a loop that failed must not wait for ever for others' parts."""
+        if kind is None:
+            self._behind.close()
+        else:
+            self._behind.leave()
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -83,11 +91,8 @@ def work(settings: dict[str, Any]) -> None:
     device = torch.device("cuda", context.get_local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     reporter = RayReporter(settings["board"], settings["scratch"])
     resume = ray.train.get_checkpoint()
-    if resume is None:
-        run_stage(settings["job"], worker, reporter, None, device)
-        return
-    with resume.as_directory() as folder:
-        run_stage(settings["job"], worker, reporter, Path(folder), device)
+    with reporter, resume.as_directory() if resume else contextlib.nullcontext() as folder:
+        run_stage(settings["job"], worker, reporter, Path(folder) if folder else None, device)
 
 
 def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
