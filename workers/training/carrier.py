@@ -26,8 +26,9 @@ from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
 from st4vla.platform.train.background import Background, Begin
 from st4vla.platform.train.config import SavingConfig
+from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
-from st4vla.platform.train.stage import StageJob, run_stage
+from st4vla.platform.train.stage import run_stage
 from st4vla.workers.cluster import cpus_per_actor
 from st4vla.workers.training.board import Board, Listener, StopOnOwnErrors, original
 
