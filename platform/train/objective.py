@@ -23,8 +23,8 @@ class Trainable(Protocol):
 class Objective(torch.nn.Module):
     """Carry a policy through DeepSpeed: all losses are reached by `forward`, as ZeRO's hooks ask.
 
-    `forward` takes {"robot": batch, "grounding": batch}, either of which may be absent, and gives the weighted sum and,
-    detached, for the log, {"robot/loss": ..., "grounding/loss": ..., "grounding/<part>": ..., "robot/of/<dataset>": ...}.
+    `forward` takes {"robot": batch, "grounding": batch}, either of which may be absent. It gives the weighted sum and,
+    detached for the log, {"robot/loss": ..., "grounding/loss": ..., "grounding/<part>": ..., "robot/of/DATASET": ...}.
     """
 
     def __init__(self, model: torch.nn.Module, weights: Mapping[str, float]) -> None:
