@@ -24,12 +24,15 @@ Begin = Callable[[Path], Finish]
 class Snapshot:
     """Copy nested states to host memory that is used again by the next copy: fresh pages cost more than the copying.
 
-    A copy is good until the next `take` of the same place. On a GPU the memory is pinned and all copies run as one
-    queue, which `settle` waits for.
+    A copy is good until the next `take` of the same place. Between two calls of `settle` a tensor is copied once,
+    however often it is taken, unless it was written to in between. On a GPU the memory is pinned and all copies run as
+    one queue.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
+        # By address and version; what was copied is held, lest another tensor be given its address.
+        self._copied: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         self._device: torch.device | None = None
 
     def take(self, value: Any, *place: Any) -> Any:
@@ -43,16 +46,21 @@ class Snapshot:
         return copy.deepcopy(value)
 
     def settle(self) -> None:
-        """Wait until every copy is whole."""
+        """Wait until every copy is whole, and let go of what was copied."""
+        self._copied.clear()
         if self._device is not None:
             torch.cuda.synchronize(self._device)
 
     def _copy(self, value: torch.Tensor, place: tuple[Any, ...]) -> torch.Tensor:
+        key = (value.data_ptr(), value._version, value.dtype, value.shape, value.stride(), value.device)
+        if value.numel() and key in self._copied:
+            return self._copied[key][1]
         kept = self._kept.get(place)
         if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
             kept = self._kept[place] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
         if value.is_cuda:
             self._device = value.device
+        self._copied[key] = value, kept
         return kept.copy_(value, non_blocking=value.is_cuda)
 
 

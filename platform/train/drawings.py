@@ -20,17 +20,20 @@ AXES = ("x [m]", "y [m]", "z [m]", "turn x [rad]", "turn y [rad]", "turn z [rad]
 
 
 def chosen(samples: Sequence[GroundingSample], count: int) -> list[GroundingSample]:
-    """Choose up to `count` samples whose answer can be drawn, kind after kind in turn."""
-    by_kind = [[sample for sample in samples if sample.kind == kind] for kind in SHOWN_KINDS]
-    turns = [own[turn] for turn in range(max(map(len, by_kind), default=0)) for own in by_kind if turn < len(own)]
-    return turns[:count]
+    """Choose up to `count` samples whose answer can be drawn, kind after kind in turn, each kind's evenly spread."""
+    by_kind = [own for kind in SHOWN_KINDS if (own := [sample for sample in samples if sample.kind == kind])]
+    quota = -(-count // max(1, len(by_kind)))
+    spread = [
+        [own[place * len(own) // min(quota, len(own))] for place in range(min(quota, len(own)))] for own in by_kind
+    ]
+    return [own[turn] for turn in range(quota) for own in spread if turn < len(own)][:count]
 
 
 def draw_answers(samples: Sequence[GroundingSample], answers: Sequence[Spatial | None], title: str) -> Image.Image:
     """Lay out frames with the true and the given answer in them; None is an answer that could not be read."""
     pictures = []
     for sample, answer in zip(samples, answers, strict=True):
-        caption = f"{sample.kind}: {sample.label}" + ("" if answer is not None else " (no readable answer)")
+        caption = f"{'' if answer else 'unreadable, '}{sample.kind}: {sample.label}"
         pictures.append((caption, draw_pair(sample.image, sample.answer, answer)))
     rows = [(f"held out {start + 1}", pictures[start : start + ROW]) for start in range(0, len(pictures), ROW)]
     return contact_sheet(title, rows, NOTE)

@@ -133,7 +133,7 @@ class TrainEngine:
         self._zero = deepspeed.zero
         self._world = {"workers": world_size, "zero_stage": config.engine.zero_stage}
         self._copies = self._engine.checkpoint_engine = copying_engine()
-        self._snapshot = Snapshot()
+        self.snapshot = Snapshot()
 
     @property
     def model(self) -> torch.nn.Module:
@@ -183,21 +183,20 @@ class TrainEngine:
         """Copy this worker's shards of weights and optimiser, with the loop's counters.
 
         Returns:
-            the function that writes them under `folder`; it may run beside later steps, but must have ended before the
-            next call of this one, which copies to the same memory.
+            the function that writes them under `folder`, for after `snapshot.settle`; it may run beside later steps,
+            but must end before the next call of this one, which copies to the same memory.
 
         Raises:
             CheckpointError: from that function too, where the disk refuses.
         """
         files: list[tuple[Any, str]] = []
-        keep = self._snapshot.take
+        keep = self.snapshot.take
         self._copies.take = lambda state, path: files.append((keep(state, Path(path).name), path))
         if self._average is not None:
             files.append((keep(self._average.state(), AVERAGE), str(folder / AVERAGE)))
         with refused_by_disk(folder):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))
-        self._snapshot.settle()
 
         def write() -> None:
             with refused_by_disk(folder):

@@ -212,6 +212,7 @@ class Trainer:
             with self.engine.whole_weights() as model:
                 if self.worker.rank == 0:
                     parts.append(self.write_policy(folder / "policy", model, done))
+                self.engine.snapshot.settle()
 
             def finish() -> None:
                 for write in parts:

@@ -101,7 +101,7 @@ def run_stage(
             batches,
             reporter,
             worker,
-            writer(job, processor),
+            writer(job, processor, engine.snapshot),
             inspections(job, sources, processor, worker, device),
             LossGuard(Path(job.folder) if job.folder else None, worker.rank),
             speed=Speed(FlopCount(job.policy, model), device_peak(device)),  # the engine has frozen what is not trained
@@ -127,14 +127,11 @@ def device_peak(device: torch.device) -> float | None:
     return peak
 
 
-def writer(job: StageJob, processor: Processor) -> Callable[[Path, torch.nn.Module, int], Finish]:
+def writer(job: StageJob, processor: Processor, snapshot: Snapshot) -> Callable[[Path, torch.nn.Module, int], Finish]:
     """Give the function that copies the weights and gives the one that writes the policy's folder of a checkpoint."""
-    snapshot = Snapshot()
 
     def keep(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        kept = snapshot.take(tensors)
-        snapshot.settle()
-        return kept
+        return snapshot.take(tensors, "policy")
 
     def begin(folder: Path, model: torch.nn.Module, step: int) -> Finish:
         notes = {**job.lineage.get("notes", {}), "stage": job.train.stage, "step": step, "seed": job.train.seed}

@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 # Ray Train looks after its workers every 2 s unless told otherwise, and every report waits for that look.
 HEALTH_CHECK_S = "0.2"
 PART = ".part-"
+# How long an elastic run waits for workers that it had before it goes on with those there are, and how often it looks
+# whether there are more.
+GIVE_UP_S = "30"
+LOOK_EVERY_S = 60.0
 
 
 class RayReporter:
@@ -104,6 +108,8 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
         St4vlaError: what a worker raised on purpose.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
+    if run.min_workers is not None:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GIVE_UP_S)
     scaling = scaling_config(run.workers, run.gpus_per_worker, run.min_workers)
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
@@ -143,15 +149,26 @@ def keeping(saving: SavingConfig) -> CheckpointConfig:
 
 
 def scaling_config(workers: int, gpus_per_worker: int | None, min_workers: int | None = None) -> ScalingConfig:
-    """Ask for as much of every worker as the cluster has; raise ConfigError where it has too little."""
+    """Ask for as much of every worker as the cluster has; raise ConfigError where it has too little.
+
+    Workers of an elastic run ask for a whole CPU each: with less, half a cluster would hold as many as the whole.
+    """
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    gpus = gpus_per_worker if gpus_per_worker is not None else int(num_gpus >= workers)
-    if gpus * (min_workers or workers) > num_gpus:
-        raise ConfigError(f"workers={workers} need {gpus * workers} GPUs and the cluster has {num_gpus:.0f}; ask fewer")
-    cpus = cpus_per_actor(workers)
+    fewest = min_workers or workers
+    gpus = gpus_per_worker if gpus_per_worker is not None else int(num_gpus >= fewest)
+    if gpus * fewest > num_gpus:
+        raise ConfigError(f"{fewest} workers need {gpus * fewest} GPUs and the cluster has {num_gpus:.0f}; ask fewer")
+    cpus = cpus_per_actor(workers) if min_workers is None else 1.0
+    if cpus * fewest > (there := ray.cluster_resources().get("CPU", 0)):
+        raise ConfigError(f"min_workers={fewest} need as many CPUs and the cluster has {there:.0f}; ask fewer")
     resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
     number = workers if min_workers is None else (min_workers, workers)
-    return ScalingConfig(num_workers=number, use_gpu=gpus > 0, resources_per_worker=resources)
+    return ScalingConfig(
+        num_workers=number,
+        use_gpu=gpus > 0,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=LOOK_EVERY_S,
+    )
 
 
 def explain(error: TrainingFailedError, folder: Path) -> BaseException:
