@@ -84,19 +84,6 @@ def mean_error(errors: Tensor, counts: Tensor) -> Tensor:
     return errors.sum() / (counts.sum().clamp(min=1) * errors.shape[2])
 
 
-def noise_loss(
-    denoiser: Denoiser,
-    actions_BTA: Tensor,
-    is_pad_BT: Tensor,
-    condition_BQC: Tensor,
-    draws: int,
-    total: int,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Give the mean squared error of the predicted noise over `draws` noisings of every row; padding carries none."""
-    return mean_error(*noise_errors(denoiser, actions_BTA, is_pad_BT, condition_BQC, draws, total, generator))
-
-
 def row_errors(errors: Tensor, counts: Tensor, rows: int) -> Tensor:
     """Give each row's own mean [B] over its draws."""
     sums = errors.detach().sum((1, 2)).view(-1, rows).sum(0)
