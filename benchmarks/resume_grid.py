@@ -12,6 +12,7 @@ forked from one process that has made the imports.
 import argparse
 import json
 import multiprocessing
+import os
 import socket
 import tempfile
 import time
@@ -60,6 +61,7 @@ def main() -> None:
     prepare_process()
     from benchmarks.recordings import painted_dataset
 
+    os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, which here is before any worker says so
     multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTS)
     held, same, worst, tried, began = 0, 0, 0.0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as place:
