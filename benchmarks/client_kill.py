@@ -60,8 +60,8 @@ def run(count: int) -> tuple[list[Trial], int]:
     """Give every trial, and the steps outside the limits."""
     from st4vla.platform.ports import free_ports
     from st4vla.serve.client import ClientConfig, RobotClient
-    from st4vla.serve.embodiment import Embodiment
-    from st4vla.serve.point_robot import PointRobot
+    from st4vla.serve.client.point_robot import PointRobot
+    from st4vla.serve.safety.embodiment import Embodiment
 
     port, embodiment, robot = free_ports(1)[0], Embodiment.load("point"), Recorder(PointRobot())
     server, trials = start(port), []
@@ -102,7 +102,7 @@ def watch(client: Any, robot: "Recorder", killed: float) -> Trial:
 
 def start(port: int) -> subprocess.Popen[bytes]:
     """Start a server process."""
-    return subprocess.Popen([sys.executable, "-m", "st4vla.serve.point_server", "--port", str(port)])
+    return subprocess.Popen([sys.executable, "-m", "st4vla.serve.client.point_server", "--port", str(port)])
 
 
 def until(client: Any, robot: "Recorder", done: Any) -> None:

@@ -41,8 +41,8 @@ def main() -> None:
 
 def one_actor() -> float:
     """Give successes per CPU-second of the actor's work alone, in this process."""
-    from st4vla.workers.demonstrate import NoiseConfig, demonstrate
-    from st4vla.workers.worlds import family, warm_up
+    from st4vla.workers.rollout.demonstrate import NoiseConfig, demonstrate
+    from st4vla.workers.rollout.worlds import family, warm_up
 
     worlds = family("tabletop")
     world: Any = worlds.make_world("")

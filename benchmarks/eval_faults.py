@@ -157,7 +157,7 @@ def count_rows(folder: Path) -> int:
 
 def judge(unbroken: Path, broken: Path) -> tuple[bool, bool, int]:
     """Compare the ledgers: same rows, each episode once, and how many retries there were."""
-    from st4vla.workers.ledger import read_rows, without_timings
+    from st4vla.workers.evaluation.ledger import read_rows, without_timings
 
     tables = [[without_timings(row) for row in read_rows(folder / "ledger.jsonl")[1]] for folder in (unbroken, broken)]
     lines = [json.loads(line) for line in (broken / "ledger.jsonl").read_text().splitlines()[1:]]

@@ -19,9 +19,9 @@ def main() -> None:
     prepare_process()
     from benchmarks.results import record
     from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
-    from st4vla.workers.inference import LocalClient
-    from st4vla.workers.rollout import RolloutOptions, run_episode
-    from st4vla.workers.worlds import family, warm_up
+    from st4vla.workers.rollout.episode import RolloutOptions, run_episode
+    from st4vla.workers.rollout.inference import LocalClient
+    from st4vla.workers.rollout.worlds import family, warm_up
 
     worlds = family("tabletop")
     world = worlds.make_world("")

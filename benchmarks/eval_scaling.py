@@ -70,12 +70,12 @@ def run(world: str, episodes: int, num_actors: int) -> Run:
 
     from st4vla.platform.contracts import EpisodeSpec
     from st4vla.platform.policy.random_policy import RandomPolicyConfig
-    from st4vla.workers.actors import WorkerSetup, rollout_actor_factory
-    from st4vla.workers.policies import PolicySource
-    from st4vla.workers.pool import Pool, PoolConfig
-    from st4vla.workers.rollout import RolloutOptions
-    from st4vla.workers.schedule import Lanes
-    from st4vla.workers.worlds import family
+    from st4vla.workers.rollout.actors import WorkerSetup, rollout_actor_factory
+    from st4vla.workers.rollout.episode import RolloutOptions
+    from st4vla.workers.rollout.policies import PolicySource
+    from st4vla.workers.rollout.pool import Pool, PoolConfig
+    from st4vla.workers.rollout.schedule import Lanes
+    from st4vla.workers.rollout.worlds import family
 
     cameras = ("third_person",) if world == "tabletop" else ()
     plan = family(world).plan("seen", (), episodes, 0)[:episodes]
@@ -102,7 +102,7 @@ def seconds(pool: Any) -> float:
 
 def table(outcomes: Sequence[Any]) -> list[dict[str, Any]]:
     """Give the rows without timings, in canonical order."""
-    from st4vla.workers.ledger import canonical_order, make_row, without_timings
+    from st4vla.workers.evaluation.ledger import canonical_order, make_row, without_timings
 
     rows = [make_row(outcome.item, outcome.value.result) for outcome in outcomes]
     return [without_timings(row) for row in sorted(rows, key=canonical_order)]

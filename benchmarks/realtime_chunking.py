@@ -47,7 +47,7 @@ class SimulatedLink:
 
     def send(self, ticket: int, message: Mapping[str, Any]) -> None:
         """Answer now, to be delivered later."""
-        from st4vla.serve.link import Reply
+        from st4vla.serve.client.link import Reply
 
         answer = act(self._policy, message, (self._seed, ticket - 1), self._continues)
         self._events.append((self.step + self._delay, Reply(ticket, {"actions": answer})))
@@ -81,7 +81,7 @@ def act(policy: Any, message: Mapping[str, Any], noise_key: tuple[int, int], con
 def run_episode(world: Any, policy: Any, spec: Any, arm: str, delay: int, execute: int) -> dict[str, float]:
     """Run one episode; give its success, its steps, and what the client counted."""
     from st4vla.serve.client import ClientConfig, RobotClient
-    from st4vla.serve.embodiment import Embodiment
+    from st4vla.serve.safety.embodiment import Embodiment
     from st4vla.workers.robot import WorldRobot
 
     world.reset(spec)
@@ -116,8 +116,8 @@ def measure(
     import torch
 
     from st4vla.platform.checkpoint import load_policy
-    from st4vla.workers.progress import EpisodeProgress
-    from st4vla.workers.worlds import family, warm_up
+    from st4vla.workers.rollout.progress import EpisodeProgress
+    from st4vla.workers.rollout.worlds import family, warm_up
 
     torch.set_num_threads(1)
     policy = load_policy(checkpoint)
@@ -144,7 +144,7 @@ def report(rows: Mapping[Any, list]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from st4vla.workers.intervals import wilson
+    from st4vla.workers.results.intervals import wilson
 
     table = Table("arm", "delay ms", "success", "points less", "within 3 s", "steps", "waited", "jump mm", "clamps")
     reference = np.array([row["success"] for row in rows["none", 0.0]])

@@ -23,8 +23,8 @@ import numpy as np
 from st4vla.platform.contracts import Observation
 from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.serve.events import Ended, Served
-from st4vla.serve.recorder import Recorder
-from st4vla.serve.recorder_config import RecorderConfig
+from st4vla.serve.recorder.recording import Recorder
+from st4vla.serve.recorder.settings import RecorderConfig
 
 ROBOTS, PERIOD_S = ("arm-1", "arm-2"), 0.02
 

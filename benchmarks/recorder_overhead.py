@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from st4vla.platform.contracts import Observation
-from st4vla.serve.audit import AuditConfig
 from st4vla.serve.events import Observers, Served
-from st4vla.serve.recorder_config import RecorderConfig
-from st4vla.serve.watch import Watch, WatchConfig
+from st4vla.serve.recorder.settings import RecorderConfig
+from st4vla.serve.watch.audit import AuditConfig
+from st4vla.serve.watch.observers import Watch, WatchConfig
 
 ROBOTS, FORWARD_S = 16, 0.005
 

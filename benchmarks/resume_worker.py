@@ -59,7 +59,7 @@ def main() -> None:
     from st4vla.platform.cli import compose_command
     from st4vla.platform.train.loop import Worker
     from st4vla.platform.train.stage import run_stage
-    from st4vla.workers.train import read_job
+    from st4vla.workers.training.command import read_job
 
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     words = [*OVERRIDES, f"deepspeed=zero{zero_stage}", f"data={data}", f"frame_cache.folder={folder.parent}/cache"]

@@ -38,7 +38,7 @@ def measure(task: str, minutes: float, resume: bool) -> None:
     """Learn, evaluate and write the rows."""
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.cluster import EngineConfig, connect
-    from st4vla.workers.rl import print_learned, read_config, reinforce
+    from st4vla.workers.reinforcement.learn import print_learned, read_config, reinforce
 
     if not resume:
         shutil.rmtree(f"{FOLDER}/{task}-seed0", ignore_errors=True)

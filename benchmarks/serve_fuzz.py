@@ -30,7 +30,7 @@ from st4vla.platform.wire import groot, json_form, openpi, vla_eval
 from st4vla.platform.wire.json_form import write_image
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.access import KeyFile
-from st4vla.serve.keys import KeyMap, read_observation
+from st4vla.serve.keymap import KeyMap, read_observation
 
 SLOWEST_S = 1.0
 FRAME = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)

@@ -66,8 +66,8 @@ def add_up(path: Path, elapsed_s: float) -> float:
 
 def breakdown(ledger: Path) -> tuple[int, dict[str, float]]:
     """Count the episodes, and sum the rollout actors' seconds by what they went to."""
-    from st4vla.workers.ledger import read_rows
-    from st4vla.workers.rollout import time_budget
+    from st4vla.workers.evaluation.ledger import read_rows
+    from st4vla.workers.rollout.episode import time_budget
 
     rows = read_rows(ledger)[1]
     return len(rows), time_budget(rows)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.results import record
-from st4vla.workers.ledger import without_timings
+from st4vla.workers.evaluation.ledger import without_timings
 
 COMMAND = "python -m benchmarks.submit_eval"
 ST4VLA = (sys.executable, "-m", "st4vla.platform.cli")

@@ -36,7 +36,7 @@ OVERRIDES = (
 def train(data: Path, folder: Path) -> Path:
     """Run the stage, or the rest of it."""
     from st4vla.platform.cli import compose_command
-    from st4vla.workers.train import main
+    from st4vla.workers.training.command import main
 
     main(compose_command("train", [*OVERRIDES, f"data={data}", f"run_dir={folder}"]))
     return folder / "checkpoint"

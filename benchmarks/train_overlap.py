@@ -21,8 +21,8 @@ def main() -> None:
     from benchmarks.recordings import painted_dataset
     from benchmarks.results import record
     from st4vla.platform.cli import compose_command
-    from st4vla.workers.train import main as train
-    from st4vla.workers.train_progress import read_rows
+    from st4vla.workers.training.command import main as train
+    from st4vla.workers.training.progress import read_rows
 
     with tempfile.TemporaryDirectory() as place:
         data = painted_dataset(Path(place) / "data", episodes=20, length=40, grain=12)

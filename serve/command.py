@@ -21,11 +21,11 @@ from st4vla.platform.serve_environment import serve_environment
 from st4vla.serve.access import KeyFile
 from st4vla.serve.application import ScaleConfig, control_actor, deploy
 from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
-from st4vla.serve.keys import KeyMap
+from st4vla.serve.keymap import KeyMap
 from st4vla.serve.models import ModelRef, resolve
 from st4vla.serve.post import PostConfig
-from st4vla.serve.recorder_config import RecorderConfig
-from st4vla.serve.recorder_shelf import Shelf, finish
+from st4vla.serve.recorder.settings import RecorderConfig
+from st4vla.serve.recorder.shelf import Shelf, finish
 from st4vla.serve.route import wait_for_direct_route
 
 log = logging.getLogger(__name__)

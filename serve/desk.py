@@ -23,8 +23,8 @@ from st4vla.serve.access import Caller, Lock, RateConfig, Rates
 from st4vla.serve.control import Routes, State
 from st4vla.serve.events import Ended, Observers, Opened, Refused, Served
 from st4vla.serve.house import House
-from st4vla.serve.interventions import Intervention
-from st4vla.serve.safety import Safety, SafetyConfig
+from st4vla.serve.safety.guard import Safety, SafetyConfig
+from st4vla.serve.safety.interventions import Intervention
 from st4vla.serve.session import Session
 from st4vla.serve.systems import as_refusal
 

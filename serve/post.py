@@ -20,21 +20,21 @@ from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
 from st4vla.serve.control import Control, State
 from st4vla.serve.desk import Desk
-from st4vla.serve.door_admin import AdminDoor
-from st4vla.serve.door_groot import GrootConfig, hold_groot
-from st4vla.serve.door_openpi import OpenpiDoor
-from st4vla.serve.door_vla_eval import VlaEvalDoor
-from st4vla.serve.doors import Doors
+from st4vla.serve.doors.admin import AdminDoor
+from st4vla.serve.doors.asgi import Doors
+from st4vla.serve.doors.groot import GrootConfig, hold_groot
+from st4vla.serve.doors.line import Lines
+from st4vla.serve.doors.openpi import OpenpiDoor
+from st4vla.serve.doors.vla_eval import VlaEvalDoor
 from st4vla.serve.events import Observer, Observers
-from st4vla.serve.fleet import FLEET
 from st4vla.serve.house import House
-from st4vla.serve.keys import KeyMap
-from st4vla.serve.line import Lines
+from st4vla.serve.keymap import KeyMap
 from st4vla.serve.models import LoaderConfig, function_of, load, resolve
-from st4vla.serve.pages import BoardLink, NearBoard, lay_fleet
 from st4vla.serve.replica import ReplicaConfig
-from st4vla.serve.safety import Safety, SafetyConfig
-from st4vla.serve.watch import Watch, WatchConfig, keep_board
+from st4vla.serve.safety.guard import Safety, SafetyConfig
+from st4vla.serve.watch.fleet import FLEET
+from st4vla.serve.watch.observers import Watch, WatchConfig, keep_board
+from st4vla.serve.watch.pages import BoardLink, NearBoard, lay_fleet
 
 log = logging.getLogger(__name__)
 REPORT_S = 1.0

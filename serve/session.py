@@ -44,7 +44,7 @@ class Session:
         planning: whether a newer plan is being made.
         sequence: number of the last request answered; -1 before the first.
         actions: float32 [T,A], the last chunk sent; None before the first.
-        motions: the motion which that chunk began from, and the motion behind each of its rows; see `safety.py`.
+        motions: the motion which that chunk began from, and the motion behind each of its rows; see `safety/guard.py`.
     """
 
     name: str

@@ -16,19 +16,19 @@ from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.data.lerobot_writer import LeRobotWriter, WriterConfig
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.machine import prepare_process
-from st4vla.workers.actors import default_workers
 from st4vla.workers.cluster import cpus_per_actor
-from st4vla.workers.demonstrate import Demonstration, NoiseConfig, Quota, demonstrate
-from st4vla.workers.inference import LocalClient, PolicyClient
-from st4vla.workers.intervals import Rate, wilson
-from st4vla.workers.ledger import Ledger
-from st4vla.workers.pilot import Pilot
-from st4vla.workers.policies import EXPERT, PolicySource
-from st4vla.workers.pool import Outcome, Pool, PoolConfig
-from st4vla.workers.progress import EpisodeProgress
-from st4vla.workers.rollout import failed_result, time_budget
-from st4vla.workers.summary import INFRASTRUCTURE
-from st4vla.workers.worlds import family, warm_up
+from st4vla.workers.evaluation.ledger import Ledger
+from st4vla.workers.results.intervals import Rate, wilson
+from st4vla.workers.results.summary import INFRASTRUCTURE
+from st4vla.workers.rollout.actors import default_workers
+from st4vla.workers.rollout.demonstrate import Demonstration, NoiseConfig, Quota, demonstrate
+from st4vla.workers.rollout.episode import failed_result, time_budget
+from st4vla.workers.rollout.inference import LocalClient, PolicyClient
+from st4vla.workers.rollout.pilot import Pilot
+from st4vla.workers.rollout.policies import EXPERT, PolicySource
+from st4vla.workers.rollout.pool import Outcome, Pool, PoolConfig
+from st4vla.workers.rollout.progress import EpisodeProgress
+from st4vla.workers.rollout.worlds import family, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class CollectConfig:
     """What to collect, and how.
 
     Attributes:
-        world: family of worlds, see `worlds.py`.
+        world: family of worlds, see `rollout/worlds.py`.
         policy: who demonstrates: the scripted expert, or a policy, whose successes are kept.
         execute: actions of a policy's chunk executed before it looks again; None for the whole chunk.
         tasks: what is done.
@@ -292,7 +292,7 @@ def main(cfg: Any) -> int:
 
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.cluster import EngineConfig, connect
-    from st4vla.workers.tables import print_collection
+    from st4vla.workers.results.tables import print_collection
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     config = read_config(settings)

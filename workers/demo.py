@@ -127,7 +127,7 @@ def main(cfg: Any) -> int:
 
 def print_ending(console: Any, steps: Sequence[Step], seconds: Sequence[float], run: Path) -> None:
     """Print the times, the tables, where the reports lie, and what to try next."""
-    from st4vla.workers.tables import print_results, times_table
+    from st4vla.workers.results.tables import print_results, times_table
 
     console.rule("done", align="left")
     console.print(times_table([step.title for step in steps], seconds))

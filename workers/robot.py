@@ -17,12 +17,12 @@ from st4vla.platform.errors import ConfigError
 from st4vla.platform.machine import prepare_process
 from st4vla.platform.wire.stamps import KEY
 from st4vla.serve.client import ClientConfig, RobotClient
-from st4vla.serve.client_settings import Pace
-from st4vla.serve.embodiment import Embodiment
-from st4vla.serve.interventions import InterventionLog
-from st4vla.workers.intervals import wilson
-from st4vla.workers.rollout import World
-from st4vla.workers.worlds import family, warm_up
+from st4vla.serve.client.settings import Pace
+from st4vla.serve.safety.embodiment import Embodiment
+from st4vla.serve.safety.interventions import InterventionLog
+from st4vla.workers.results.intervals import wilson
+from st4vla.workers.rollout.episode import World
+from st4vla.workers.rollout.worlds import family, warm_up
 
 KEY_VARIABLE = "ST4VLA_API_KEY"
 

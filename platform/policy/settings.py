@@ -7,8 +7,6 @@ from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from st4vla.platform.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -24,6 +22,8 @@ def packaged(folder: str, name: str, what: str) -> Any:
     found = {file.name.removesuffix(".yaml"): file for file in place.iterdir() if file.name.endswith(".yaml")}
     if name not in found:
         raise ConfigError(f"There is no {what} {name!r}; there are {', '.join(sorted(found))}.")
+    import yaml  # late, as a robot's client that is given its embodiment needs no YAML
+
     return yaml.safe_load(found[name].read_text())
 
 

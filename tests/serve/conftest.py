@@ -8,7 +8,7 @@ import pytest
 
 from st4vla.platform.contracts import Observation, Spatial
 from st4vla.serve.events import Served
-from st4vla.serve.recorder_config import RecorderConfig
+from st4vla.serve.recorder.settings import RecorderConfig
 
 MakeServed = Callable[..., Served]
 

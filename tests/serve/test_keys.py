@@ -5,7 +5,7 @@ import pytest
 
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
-from st4vla.serve.keys import KeyMap, in_robots_terms, read_observation
+from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
 
 SPEC = PolicySpec(("third_person", "wrist"), 224, 8, 7, 8, 5.0, "arm")
 IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)

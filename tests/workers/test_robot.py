@@ -15,9 +15,9 @@ from st4vla.platform.errors import ConfigError
 from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import KEY, metadata
 from st4vla.serve.client import ClientConfig, RobotClient
-from st4vla.serve.embodiment import Embodiment
+from st4vla.serve.safety.embodiment import Embodiment
 from st4vla.workers.robot import policy_spec, read_key, run_episodes
-from st4vla.workers.worlds import family
+from st4vla.workers.rollout.worlds import family
 
 SPEC = PolicySpec(("third_person",), 128, 7, 7, 8, 5.0, "tabletop_panda")
 

@@ -1,0 +1,157 @@
+"""Every door of one serving process as one ASGI application.
+
+/                WebSocket, openpi; also /m/MODEL for one model by name
+/vla-eval        WebSocket, vla-eval
+POST /v1/act     JSON; POST /v1/ground likewise; /openapi.json describes both, /docs shows them
+GET /healthz     the process answers
+GET /readyz      a model is loaded and the process is not draining
+/v1/fleet        status and administration, for keys with the scopes observe and admin
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from st4vla.platform.errors import WireError
+from st4vla.serve.access import Caller
+from st4vla.serve.desk import Desk, Visit
+from st4vla.serve.doors.admin import AdminDoor
+from st4vla.serve.doors.line import Line, Lines
+from st4vla.serve.doors.openpi import OpenpiDoor
+from st4vla.serve.doors.rest import HttpDoor
+from st4vla.serve.doors.vla_eval import VlaEvalDoor
+
+STATUS = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "too_large": 413,
+    "rate_limited": 429,
+    "overloaded": 503,
+    "unavailable": 503,
+    "deadline": 504,
+    "stale": 409,
+    "stopped": 423,
+    "internal": 500,
+}
+Talk = Callable[[Line, Visit], Awaitable[None]]
+
+
+class Doors:
+    """The ASGI application: WebSockets are led to their door directly, everything else to FastAPI."""
+
+    def __init__(self, desk: Desk, lines: Lines, openpi: OpenpiDoor, vla_eval: VlaEvalDoor, admin: AdminDoor):
+        self.entrance = Entrance(desk, lines)
+        self._openpi = openpi
+        self._vla_eval = vla_eval
+        self.app = FastAPI(
+            title="st4vla",
+            version="1",
+            description="Actions for robots.",
+            redoc_url=None,
+            telemetry={"auto_configure": False},
+        )
+        lay_health(self.app, desk, lines)
+        HttpDoor(desk, self.entrance.admit_http).lay(self.app)
+        admin.lay(self.app, self.entrance.admit_http)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection or request."""
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        socket, path = WebSocket(scope, receive, send), scope["path"]
+        if path == "/":
+            await self.entrance.enter(socket, "openpi", self._openpi.talk)
+        elif path.startswith("/m/"):
+            await self.entrance.enter(socket, "openpi", self._openpi.talk, path.removeprefix("/m/"))
+        elif path.rstrip("/") == "/vla-eval":
+            await self.entrance.enter(socket, "vla-eval", self._vla_eval.talk)
+        else:
+            await socket.close()
+
+
+def lay_health(app: FastAPI, desk: Desk, lines: Lines) -> None:
+    """Add what balancers and clients ask for, and how refusals look over HTTP."""
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return PlainTextResponse("OK\n")
+
+    @app.get("/health", include_in_schema=False)
+    async def health() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        ready = bool(desk.house.production) and not lines.is_draining
+        return PlainTextResponse("OK\n" if ready else "not ready\n", 200 if ready else 503)
+
+    @app.exception_handler(WireError)
+    async def refused(request: Request, error: WireError) -> Response:
+        return JSONResponse(error.as_plain(), STATUS.get(error.kind, 400))
+
+
+class Entrance:
+    """Let callers in: by their key, and while there is room."""
+
+    def __init__(self, desk: Desk, lines: Lines):
+        self._desk = desk
+        self._lines = lines
+
+    async def enter(self, socket: WebSocket, door: str, talk: Talk, model: str = "") -> None:
+        """Serve one WebSocket; before it is accepted a refusal is an HTTP status, 403, and nothing else."""
+        try:
+            caller = self._desk.lock.admit(socket.headers.get("authorization"), "act", address_of(socket))
+            who = caller.key_id or caller.address
+            self._lines.check_room(who)
+            visit = visit_of(caller, door, model)
+            self._desk.house.choose(visit.robot, model)
+        except WireError as error:
+            self._desk.refused(error, stranger(socket, door))
+            await refuse_handshake(socket, error)
+            return
+        await socket.accept()
+        with self._lines.hold(Line(socket, who)) as line:
+            await talk(line, visit)
+
+    def admit_http(self, request: Request, scope: str) -> Visit:
+        """Let one HTTP request in.
+
+        Raises:
+            WireError: its key does not open this.
+        """
+        try:
+            caller = self._desk.lock.admit(request.headers.get("authorization"), scope, address_of(request))
+        except WireError as error:
+            raise self._desk.refused(error, stranger(request, "http")) from None
+        return visit_of(caller, "http", "")
+
+
+def visit_of(caller: Caller, door: str, model: str) -> Visit:
+    """Name a visitor who may not name itself."""
+    name = f"{door}-{secrets.token_hex(6)}"
+    robot = caller.robots[0] if len(caller.robots) == 1 and "*" not in caller.robots[0] else name
+    return Visit(caller, door, robot, name, model)
+
+
+def stranger(connection: Any, door: str) -> Visit:
+    """Name somebody who was not let in: all that is known of them is their address."""
+    return Visit(Caller("", (), (), address_of(connection)), door, "", "")
+
+
+def address_of(connection: Any) -> str:
+    """Give the peer's address; behind our own gate the one that the gate saw."""
+    return connection.client.host if connection.client else ""
+
+
+async def refuse_handshake(socket: WebSocket, error: WireError) -> None:
+    """Refuse a WebSocket before it is one, with a status and our plain refusal."""
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(JSONResponse(error.as_plain(), STATUS.get(error.kind, 400)))
+    else:
+        await socket.close()

@@ -1,0 +1,1 @@
+"""Record what is served as LeRobot datasets, off the path of the answers."""

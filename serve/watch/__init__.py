@@ -1,0 +1,1 @@
+"""Watch what is served: metrics, audit log, and the fleet page."""

@@ -1,0 +1,52 @@
+"""Open-loop scores hold chunks against recorded actions, episode ends left out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from st4vla.platform.cli import compose_command
+from st4vla.platform.contracts import ActionSample
+from st4vla.platform.errors import ConfigError, DataError
+from st4vla.platform.policy.random_policy import RandomPolicyConfig
+from st4vla.workers.evaluation.command import main
+from st4vla.workers.evaluation.open_loop import OpenLoopConfig, open_for, summarise
+from st4vla.workers.rollout.policies import PolicySource
+
+RANDOM = PolicySource("random", RandomPolicyConfig(cameras=("third_person",), chunk_length=8))
+
+
+def sample(actions: list[list[float]], is_pad: list[bool]) -> ActionSample:
+    return ActionSample({}, None, "reach", np.array(actions, np.float32), np.array(is_pad), "arm")
+
+
+def test_rows_after_the_end_count_nowhere():
+    samples = [sample([[1.0, 0.0], [9.0, 9.0]], [False, True]), sample([[1.0, 0.0], [1.0, 0.0]], [False, False])]
+    chunks = [np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)]
+    result = summarise([(0, 0), (0, 1)], samples, chunks, np.array([0.5, 0.0]))
+    assert result.by_dimension == (1.0, 0.0)
+    assert result.by_step == (1.0, 1.0)
+    assert result.figures == {}
+    assert result.traces[0][1].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_the_command_scores_a_policy_on_recordings(painted_dataset: Path, workplace: Path):
+    words = ["policy_from=random", f"dataset={painted_dataset}", "tracking=off", "random.cameras=[third_person]"]
+    assert main(compose_command("eval", [*words, "open_loop.stride=2", f"run_dir={workplace}"])) == 0
+    folder = workplace / "random-on-painted"
+    found = json.loads((folder / "open_loop.json").read_text())
+    assert found["frames"] == 24 and len(found["by_dimension"]) == 7
+    assert 0 < found["figures"]["action_translation_mm"] < 100
+    assert (folder / "open_loop.png").stat().st_size > 1000
+
+
+def test_actions_of_another_width_are_refused(painted_dataset: Path):
+    policy = RANDOM.load()
+    with pytest.raises(DataError, match="actions of width 3, the policy gives 7"):
+        open_for(policy, OpenLoopConfig(RANDOM, str(painted_dataset), {"action": ["position"]}))
+
+
+def test_the_expert_needs_a_world(painted_dataset: Path, workplace: Path):
+    with pytest.raises(ConfigError, match="inside a simulated world"):
+        main(compose_command("eval", ["policy_from=expert", f"dataset={painted_dataset}", "tracking=off"]))

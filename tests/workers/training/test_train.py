@@ -1,0 +1,126 @@
+"""`st4vla train`, for real: Ray Train, two DeepSpeed workers, both stages, a killed worker."""
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from st4vla.platform.checkpoint import load_checkpoint
+from st4vla.platform.cli import compose_command
+from st4vla.platform.errors import CheckpointError, ConfigError, DataError
+from st4vla.workers.training.command import main, read_job, read_sources, with_parents_policy
+
+SMALL = [
+    "tracking=off",
+    "policy.planner.text.layers=1",
+    "policy.planner.vision.layers=1",
+    "policy.vision.layers=1",
+    "policy.expert.layers=1",
+    "batch.grounding=4",
+    "held_out_share=0.2",
+    "validation={robot_samples: 2, grounding_samples: 2}",
+    "log_every=2",
+]
+
+
+def train(data: Path, folder: Path, *overrides: str) -> Path:
+    cfg = compose_command("train", [*SMALL, f"data={data}", f"run_dir={folder}", *overrides])
+    assert main(cfg) == 0
+    return folder / "checkpoint"
+
+
+def settings(*overrides: str) -> dict:
+    from omegaconf import OmegaConf
+
+    cfg = compose_command("train", ["data=x", *overrides])
+    return OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportReturnType]
+
+
+def test_sources_are_a_folder_a_list_or_mappings():
+    both = read_sources(["a", {"path": "b", "weight": 3.0}])
+    assert [(Path(one.path).name, one.weight) for one in both] == [("a", 1.0), ("b", 3.0)]
+    assert read_sources("a") == both[:1]
+
+
+@pytest.mark.parametrize("policy", ["tiny", "small", "st4vla_4b", "st4vla_qwen3vl_4b"])
+@pytest.mark.parametrize("stage", ["grounding", "action"])
+def test_every_recipe_makes_a_job(policy: str, stage: str):
+    job = read_job(settings(f"policy={policy}", f"stage={stage}"))
+    assert job.train.stage == stage and job.policy.name == policy
+    assert job.train.batch.robot == (0 if stage == "grounding" else 4 * job.train.batch.grounding)
+
+
+def test_the_published_recipe_is_the_published_one():
+    job = read_job(settings("policy=st4vla_4b", "deepspeed=zero2"))
+    rates = job.train.optimiser.learning_rates
+    assert (job.train.batch.robot, job.train.batch.grounding, job.train.steps) == (256, 64, 50_000)
+    assert (rates["planner"], rates["action_expert"], rates["others"]) == (1e-5, 1e-4, 5e-5)
+    assert (job.train.loss_weights["grounding"], job.train.optimiser.min_learning_rate) == (0.1, 5e-7)
+
+
+def test_a_dataset_that_is_none_stops_the_command_before_any_worker(workplace: Path):
+    with pytest.raises(DataError, match="nowhere"):
+        train(workplace / "nowhere", workplace / "run", "stage=grounding")
+
+
+def test_actions_of_another_width_are_refused(painted_dataset: Path, workplace: Path):
+    with pytest.raises(DataError, match="action rows of width 7, the policy reads 8"):
+        train(painted_dataset, workplace / "run", "policy.action_dim=8", "batch.robot=8")
+
+
+def test_the_parents_own_policy_is_trained_where_asked_for(workplace: Path):
+    assert with_parents_policy(settings())["policy"]["name"] == "tiny"
+    (workplace / "parent").mkdir()
+    (workplace / "parent" / "policy.yaml").write_text("kind: st4vla\nname: theirs\n")
+    asked = settings("parent=parent", "policy_of_parent=true", "policy=st4vla_4b")
+    assert with_parents_policy(asked)["policy"] == {"kind": "st4vla", "name": "theirs"}
+    with pytest.raises(ConfigError, match="policy_of_parent is true, but there is no parent"):
+        with_parents_policy(settings("policy_of_parent=true"))
+
+
+@pytest.mark.slow
+def test_both_stages_run_in_this_process_and_the_first_is_the_parent(painted_dataset: Path, workplace: Path):
+    grounded = train(painted_dataset, workplace / "one", "stage=grounding", "workers=0", "steps=2")
+    assert train(painted_dataset, workplace / "one", "stage=grounding", "workers=0", "steps=2") == grounded
+    with pytest.raises(ConfigError, match="steps: 2 there, 3 here"):
+        train(painted_dataset, workplace / "one", "stage=grounding", "workers=0", "steps=3")
+    with pytest.raises(CheckpointError, match=r"planner\.text\.layers: 1 there, 2 here"):
+        train(painted_dataset, workplace / "x", f"parent={grounded}", "policy.planner.text.layers=2")
+    acting = train(painted_dataset, workplace / "two", f"parent={grounded}", "workers=0", "steps=2", "batch.robot=8")
+    checkpoint = load_checkpoint(acting)
+    assert checkpoint.lineage.parent == str(grounded)
+    assert checkpoint.lineage.notes["stage"] == "action"
+    assert list(checkpoint.processor.statistics) == ["tabletop_panda"]
+
+
+def kill_a_worker_after(checkpoints: Path, killed: list[int]) -> None:
+    """SIGKILL one training worker of ours once the second checkpoint stands, so that the first is known to Ray."""
+    while len(list(checkpoints.glob("step_*/engine/latest"))) < 2:
+        time.sleep(0.05)
+    for child in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in child.name() or "RayTrainWorker" in " ".join(child.cmdline()):
+            child.kill()
+            killed.append(child.pid)
+            return
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing_but_time(painted_dataset: Path, workplace: Path):
+    from st4vla.workers.cluster import EngineConfig, connect
+
+    words = ("stage=grounding", "workers=2", "steps=8", "saving.every=2")
+    killed: list[int] = []
+    with connect(EngineConfig(num_cpus=2)):
+        watch = threading.Thread(
+            target=kill_a_worker_after, args=(workplace / "b" / "checkpoints", killed), daemon=True
+        )
+        watch.start()
+        broken = train(painted_dataset, workplace / "b", *words)
+        unbroken = train(painted_dataset, workplace / "a", *words)
+    assert killed
+    one, other = (load_file(folder / "model.safetensors") for folder in (unbroken, broken))
+    assert all(one[name].equal(other[name]) for name in one)

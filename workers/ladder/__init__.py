@@ -1,0 +1,1 @@
+"""Climb the paper's ladder: train and compare its four arms."""

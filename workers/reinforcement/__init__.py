@@ -1,0 +1,1 @@
+"""Improve a policy with RLlib."""

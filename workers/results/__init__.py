@@ -1,0 +1,1 @@
+"""Turn rows of episodes into rates, intervals, comparisons, tables and reports."""

@@ -1,0 +1,134 @@
+"""Report a benchmark as its authors do: success per variant, then the mean of variants, beside what papers print.
+
+SimplerEnv (its scripts and `calc_metrics_evaluation_videos.py`): a variant is one directory of results; its rate
+comes first, the variants of a task are averaged with equal weight, tasks that share a column likewise (open and close
+make "drawer"), and the columns' mean is the average. Pooled success counts every episode the same; the two differ
+where variants have different numbers of scored episodes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from statistics import fmean
+from typing import Any
+
+from st4vla.workers.results.intervals import Rate, wilson
+from st4vla.workers.results.summary import INFRASTRUCTURE
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class VariantRate:
+    """Success of one variant of one task; `rate` is of no episodes where infrastructure ended them all."""
+
+    suite: str
+    task: str
+    variant: str
+    rate: Rate
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of an official table.
+
+    Attributes:
+        name: as papers call it.
+        value: mean over tasks of the mean over variants, nan where nothing was scored.
+        pooled: the same episodes, each counting the same, with Wilson's interval.
+        variants: how many variants had a scored episode.
+    """
+
+    name: str
+    value: float
+    pooled: Rate
+    variants: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published row: success in percent by column and on average, None where none was printed, and its caveat."""
+
+    name: str
+    success: tuple[float | None, ...]
+    average: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class OfficialTable:
+    """Our row of a benchmark's table, and the published ones.
+
+    Attributes:
+        average: mean of the columns; nan unless every column was evaluated.
+        source, notes: where the published rows come from, and what to keep in mind with them.
+    """
+
+    suite: str
+    title: str
+    columns: tuple[Column, ...]
+    average: float
+    references: tuple[Reference, ...]
+    source: str
+    notes: tuple[str, ...]
+
+
+def variant_rates(rows: Sequence[Row]) -> list[VariantRate]:
+    """Give success by suite, task and variant, undisturbed episodes only."""
+    calm = [row for row in rows if not row["perturbations"]]
+    by_variant: dict[tuple[str, str, str], list[Row]] = {}
+    for row in calm:
+        by_variant.setdefault((row["suite"], row["task"], row["variant"]), []).append(row)
+    return [VariantRate(*key, _rate(members)) for key, members in by_variant.items()]
+
+
+def _rate(rows: Sequence[Row]) -> Rate:
+    scored = [row for row in rows if row["failure"] not in INFRASTRUCTURE]
+    return wilson(sum(row["success"] for row in scored), len(scored))
+
+
+def official_tables(rows: Sequence[Row]) -> list[OfficialTable]:
+    """Make the table of each suite in the rows that has a published one."""
+    suites = dict.fromkeys(row["suite"] for row in rows)
+    known = published()
+    return [official_table(suite, known[suite], rows) for suite in suites if suite in known]
+
+
+def official_table(suite: str, paper: Mapping[str, Any], rows: Sequence[Row]) -> OfficialTable:
+    """Make the table of one suite."""
+    rates = variant_rates([row for row in rows if row["suite"] == suite])
+    columns = tuple(_column(name, tasks, rates) for name, tasks in paper["columns"].items())
+    values = [column.value for column in columns]
+    return OfficialTable(
+        suite=suite,
+        title=paper["title"],
+        columns=columns,
+        average=fmean(values),  # nan as soon as one of them is
+        references=tuple(
+            Reference(row["name"], tuple(row["success"]), row["average"], row.get("note", ""))
+            for row in paper["models"]
+        ),
+        source=paper["source"],
+        notes=tuple(paper["notes"]),
+    )
+
+
+def _column(name: str, tasks: Sequence[str], rates: Sequence[VariantRate]) -> Column:
+    mine = [rate for rate in rates if rate.task in tasks and rate.rate.total]
+    by_task = [[rate.rate.value for rate in mine if rate.task == task] for task in tasks]
+    done = all(by_task)
+    return Column(
+        name=name,
+        value=fmean(fmean(values) for values in by_task) if done else float("nan"),
+        pooled=wilson(sum(rate.rate.successes for rate in mine), sum(rate.rate.total for rate in mine)),
+        variants=len(mine),
+    )
+
+
+@cache
+def published() -> Mapping[str, Any]:
+    """Read the published tables, by suite."""
+    import yaml
+
+    return yaml.safe_load((resources.files("st4vla.workers.results") / "published.yaml").read_text(encoding="utf-8"))

@@ -1,0 +1,123 @@
+"""Render an episode from its recording and draw into each frame what was asked, what was grounded and what came of it.
+
+The main camera stands large on the left, any other small on the right, the instruction above, the state of the
+episode below the small one. Boxes, points and trajectories are the read-out of the look that was valid at that frame.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from st4vla.platform.contracts import EpisodeResult, EpisodeSpec, Spatial
+from st4vla.platform.data.video import VideoConfig, encode
+from st4vla.workers.rollout.episode import Beat, Look, Recording, Rollout, no_beat
+
+LARGE, SMALL, BANNER = 384, 192, 40
+PLAYBACK_FPS = 10
+LAST_FRAME_REPEATS = 12
+
+INK, PAPER, GREY = (245, 245, 245), (24, 26, 31), (150, 155, 165)
+GOOD, BAD, MARK = (76, 175, 106), (214, 84, 76), (255, 210, 60)
+
+
+class Filmable(Protocol):
+    """A world that can render its snapshots; each frame has `rgb`, uint8 [H,W,3]."""
+
+    def reset(self, spec: EpisodeSpec) -> None: ...
+    def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, Any]: ...
+
+
+def film_episode(world: Filmable, spec: EpisodeSpec, rollout: Rollout, beat: Beat = no_beat) -> bytes:
+    """Give the episode as an MP4 at twice real time.
+
+    Raises:
+        ValueError: the rollout has no recording, as after a crash.
+    """
+    if rollout.recording is None:
+        raise ValueError(f"episode {spec.episode_id} left no recording: {rollout.result.reason}")
+    world.reset(spec)
+    frames = []
+    for step, snapshot in enumerate(rollout.recording.snapshots):
+        beat("render", f"frame {step}" if step else "first frame")
+        frames.append(compose(_views(world, snapshot), spec, rollout.recording, rollout.result, step))
+    frames += [frames[-1]] * LAST_FRAME_REPEATS
+    return encode(np.stack(frames), PLAYBACK_FPS, VideoConfig(quality=23))
+
+
+def _views(world: Filmable, snapshot: np.ndarray) -> dict[str, np.ndarray]:
+    return {camera: np.asarray(frame.rgb) for camera, frame in world.render_snapshot(snapshot).items()}
+
+
+def compose(
+    views: Mapping[str, np.ndarray], spec: EpisodeSpec, recording: Recording, result: EpisodeResult, step: int
+) -> np.ndarray:
+    """Compose one frame of the film: uint8 [424,576,3] from views {camera: uint8 [H,W,3]}, main camera first."""
+    canvas = Image.new("RGB", (LARGE + SMALL, BANNER + LARGE), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    look = look_at(recording, step)
+    instruction = look.instruction if look else spec.instruction
+    pen.text((10, 10), _shorten(instruction, 62), INK, font=ImageFont.load_default(16))
+    main, *others = views.values()
+    shown = fit(main, LARGE)
+    canvas.paste(Image.fromarray(main).resize(shown, Image.Resampling.BICUBIC), (0, BANNER))
+    if look is not None and look.spatial is not None:
+        seen = look.seen or (main.shape[1], main.shape[0])
+        draw_spatial(pen, look.spatial, (shown[0] / seen[0], shown[1] / seen[1]), (0, BANNER))
+    for view in others[:1]:
+        canvas.paste(Image.fromarray(view).resize(fit(view, SMALL), Image.Resampling.BICUBIC), (LARGE, BANNER))
+    _write_state(pen, spec, recording, result, step)
+    return np.asarray(canvas)
+
+
+def look_at(recording: Recording, step: int) -> Look | None:
+    """Give the look that was valid at a step: the last one at or before it."""
+    past = [look for look in recording.looks if look.step <= step]
+    return past[-1] if past else None
+
+
+def fit(image: np.ndarray, edge: int) -> tuple[int, int]:
+    """Give width and height of an image scaled to fit a square."""
+    height, width = image.shape[:2]
+    return round(edge * width / max(width, height)), round(edge * height / max(width, height))
+
+
+def draw_spatial(
+    pen: ImageDraw.ImageDraw, spatial: Spatial, scale: tuple[float, float], corner: tuple[int, int]
+) -> None:
+    """Draw a read-out given in pixels of the source image onto its enlargement, by x and by y, at `corner`."""
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        return corner[0] + point[0] * scale[0], corner[1] + point[1] * scale[1]
+
+    if spatial.box is not None:
+        x1, y1, x2, y2 = spatial.box
+        pen.rectangle([place((x1, y1)), place((x2, y2))], outline=MARK, width=2)
+        pen.text((place((x1, y1))[0], place((x1, y1))[1] - 16), spatial.label, MARK, font=ImageFont.load_default(13))
+    if len(spatial.trajectory) > 1:
+        pen.line([place(point) for point in spatial.trajectory], fill=GOOD, width=2)
+    for point in spatial.points:
+        x, y = place(point)
+        pen.ellipse([x - 4, y - 4, x + 4, y + 4], fill=MARK, outline=PAPER)
+
+
+def _write_state(
+    pen: ImageDraw.ImageDraw, spec: EpisodeSpec, recording: Recording, result: EpisodeResult, step: int
+) -> None:
+    """Write suite, task, step and, on the last frame, the verdict into the lower right panel."""
+    left, top = LARGE + 12, BANNER + SMALL + 14
+    last = len(recording.snapshots) - 1
+    looks = sum(look.step <= step for look in recording.looks)
+    lines = [f"{spec.suite}", f"{spec.task}, seed {spec.seed}", f"step {step} of {last}", f"look {looks}"]
+    lines += [name.replace("_", " ") for name in spec.perturbations]
+    for number, line in enumerate(lines):
+        pen.text((left, top + 20 * number), _shorten(line, 26), INK if number < 2 else GREY, ImageFont.load_default(13))
+    if step == last:
+        verdict, colour = ("success", GOOD) if result.success else ("failed", BAD)
+        pen.rectangle([LARGE, BANNER + LARGE - 34, LARGE + SMALL, BANNER + LARGE], fill=colour)
+        pen.text((left, BANNER + LARGE - 28), verdict, INK, font=ImageFont.load_default(16))
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."

@@ -1,0 +1,1 @@
+"""Carry a stage of training on Ray Train, and show what it does."""
