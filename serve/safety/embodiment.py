@@ -4,8 +4,10 @@ An embodiment is written in YAML once and read by both ends: the server limits w
 what it applies. Packaged ones lie in `configs/robots/`; docs/your-robot.md makes a new one.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +56,7 @@ class Part:
             require(len(getattr(self, name)) in (0, self.width), self, name, f"give none or {self.width} numbers")
         require(len(self.low) == len(self.high), self, "high", "give both low and high, or neither")
         require(all(a < b for a, b in zip(self.low, self.high, strict=True)), self, "high", "it must lie above low")
-        needs_state = bool(self.low) if self.form == "delta" else any(getattr(self, name) for name in RATES)
+        needs_state = bool(self.low) if self.form == "delta" else self.has_rates
         known = self.state_start is not None or not needs_state
         require(known, self, "state_start", "this part's limits need its measured position; say where the state has it")
 
@@ -62,6 +64,19 @@ class Part:
     def width(self) -> int:
         """Number of columns."""
         return self.end - self.start
+
+    @cached_property
+    def has_rates(self) -> bool:
+        """Whether any rate is limited."""
+        return any(getattr(self, name) for name in RATES)
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the lowest and the highest position float64 [W], infinite where there is no range."""
+        edges = (self.low, self.high) if self.low else ((-math.inf,) * self.width, (math.inf,) * self.width)
+        low, high = (np.array(edge, np.float64) for edge in edges)
+        low.flags.writeable = high.flags.writeable = False
+        return low, high
 
     def measured(self, state: np.ndarray | None) -> np.ndarray:
         """Give the part's position float64 [W] from a state vector; NaN where nothing measures it."""

@@ -6,7 +6,7 @@ intervention is written down. Emergency stops are the desk's, before and after t
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -26,7 +26,7 @@ Checked = tuple[ActionChunk, tuple[Intervention, ...]]
 class HasMotions(Protocol):
     """A session: it remembers the motion its last chunk began from, and the motion behind each of its rows."""
 
-    motions: tuple[Motion, ...]
+    motions: Sequence[Motion]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class SafetyFilter:
             session.motions = ()
             self._write(refusal_of(stamp, error))
             raise
-        session.motions = (motion, *limited.motions)
+        session.motions = limited.motions.behind(motion)
         interventions = tuple(clamping_of(stamp, clamp) for clamp in limited.clamps)
         self._write(*interventions)
         return replace(chunk, actions=limited.actions.astype(np.float32)), interventions
