@@ -39,6 +39,9 @@ def serve_environment(drain_s: float = 30.0) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        # A replica's doors share the loop that reads its sockets: a hop to another thread and back costs more than the
+        # rest of a request's way through Serve. Models are computed in threads of their own.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         # Serve reloads its HAProxy when replicas come and go, and ends connections of the one before after two minutes.
         # A robot's connection lives as long as its replica does: that one ends it, when it is drained.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(WEEK_S),

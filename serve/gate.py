@@ -17,6 +17,12 @@ from st4vla.platform.errors import ConfigError
 log = logging.getLogger(__name__)
 RESTART_PAUSE_S = 0.2
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Pictures are not worth the milliseconds that compressing them takes, and a client that would could not be told.
+# The other header lets Serve hand frames to us directly, without a task that reads ahead to see a robot leave: the
+# doors see that themselves.
+WEBSOCKETS = """    http-request del-header Sec-WebSocket-Extensions
+    http-request set-header X-Request-Disconnect-Disabled ?1 if { hdr(upgrade) -i websocket }
+"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ frontend vla_eval from doors
     http-request del-header X-Forwarded-For
     http-request deny deny_status 404 if {{ path_beg /-/ }}
     http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_bytes} }}
-    http-request set-path /vla-eval if {{ path / }}
+{WEBSOCKETS}    http-request set-path /vla-eval if {{ path / }}
     use_backend serve
 """
         if config.vla_eval_port
@@ -108,7 +114,7 @@ frontend robots from doors
     http-request del-header X-Forwarded-For
     http-request deny deny_status 404 if {{ path_beg /-/ }}
     http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_bytes} }}
-    use_backend serve
+{WEBSOCKETS}    use_backend serve
 {vla_eval}
 backend serve from doors
     retries 3
