@@ -12,10 +12,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from st4vla.platform.errors import ConfigError
 
 log = logging.getLogger(__name__)
 RESTART_PAUSE_S = 0.2
+LONGEST_START_S = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Pictures are not worth the milliseconds that compressing them takes, and a client that would could not be told.
 # The other header lets Serve hand frames to us directly, without a task that reads ahead to see a robot leave: the
@@ -105,6 +108,8 @@ defaults doors
     timeout client-fin 5s
     timeout tunnel {int(config.tunnel_timeout_s)}s
     option http-no-delay
+    option splice-request
+    option splice-response
     option forwardfor
 frontend robots from doors
     bind {host}:{config.port}{tls}
@@ -153,12 +158,26 @@ class Gate:
         if checked.returncode:
             raise ConfigError(f"the gate cannot be set up so: {checked.stderr.strip()[-600:]}")
         self._start()
-        time.sleep(0.1)
-        if self._process is not None and self._process.poll() is not None:
+        if not self._listens():
+            self.close()
             raise ConfigError(
                 f"nothing can listen at {self._config.host}:{self._config.port}; choose another gate.port."
             )
         self._keeper.start()
+
+    def _listens(self) -> bool:
+        """Wait until it has its port; say whether it got it."""
+        assert self._process is not None
+        until = time.monotonic() + LONGEST_START_S
+        while self._process.poll() is None and time.monotonic() < until:
+            try:
+                sockets = psutil.Process(self._process.pid).net_connections("inet")
+            except psutil.NoSuchProcess:
+                return False
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == self._config.port for one in sockets):
+                return True
+            time.sleep(0.02)
+        return False
 
     def close(self) -> None:
         """End it."""
