@@ -50,6 +50,8 @@ def serve_environment(drain_s: float = 30.0) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        # Two pictures pass in few pieces.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         # A replica's doors share the loop that reads its sockets: a hop to another thread and back costs more than the
         # rest of a request's way through Serve. Models are computed in threads of their own.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",

@@ -99,6 +99,7 @@ class Embodiment:
         refuse_beyond: an action that asks for so many times a velocity limit is refused, not clamped: its unit is wrong
             or the policy broken. 0 never refuses.
         max_plan_age_ms: chunks under an older plan are refused; 0 accepts any age.
+        statistics_keys: further names under which recordings of the robot have their statistics.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Embodiment:
     leash: float = 0.05
     refuse_beyond: float = 5.0
     max_plan_age_ms: float = 2000.0
+    statistics_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_positive(self, "control_hz", "leash")
@@ -165,6 +167,12 @@ def packaged() -> dict[str, Any]:
     """Give the embodiments that ship with the package, by name."""
     folder = files("st4vla.configs") / "robots"
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
+def packaged_for(key: str) -> str | None:
+    """Give the name of the packaged embodiment whose recordings have their statistics under a key; None for none."""
+    known = packaged()
+    return key if key in known else next((name for name in known if key in Embodiment.load(name).statistics_keys), None)
 
 
 def find(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from st4vla.platform.contracts import ActionChunk, PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import RequestStamp
-from st4vla.serve.safety.embodiment import Embodiment, Part, packaged
+from st4vla.serve.safety.embodiment import Embodiment, Part, packaged_for
 from st4vla.serve.safety.interventions import Intervention, InterventionLog
 from st4vla.serve.safety.motion import Clamp, Motion, MotionLimits
 
@@ -80,8 +80,8 @@ class Safety:
 
     def _filter_for(self, spec: PolicySpec) -> "SafetyFilter":
         key = spec.statistics_key
-        name = self._config.embodiments.get(key, key)
-        if key in self._config.embodiments or name in packaged():
+        name = self._config.embodiments.get(key) or packaged_for(key)
+        if name is not None:
             embodiment = fitting(name, spec)
         elif self._config.require:
             raise WireError("unavailable", "", f"There are no limits for the embodiment {key}; see docs/your-robot.md.")
