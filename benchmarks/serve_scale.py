@@ -2,8 +2,8 @@
 
     python -m benchmarks.serve_scale
 
-Two robots are within what one replica is meant for, eight are not. What counts: how long until two replicas answer, that
-no reply is wrong or lost, and that the robots which stay reconnect at most once when their replica is taken away.
+Two robots are within what one replica is meant for, eight are not. What counts: how long until two replicas answer,
+that no reply is wrong or lost, and that the robots which stay reconnect at most once when their replica is taken away.
 """
 
 import argparse
