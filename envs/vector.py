@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from st4vla.envs import layout, privileged, reward, tasks
-from st4vla.envs.batch import make_batch
+from st4vla.envs import geometry, layout, reward, states, tasks
+from st4vla.envs.batch import Moment, make_batch
 from st4vla.envs.control import MAX_STEP_M, MAX_TURN_RAD
 from st4vla.envs.suites import EVALUATION_SEEDS
 from st4vla.platform.errors import ConfigError, EnvError
@@ -97,7 +97,7 @@ class TabletopVectorEnv(VectorEnv):
             raise ConfigError(f"num_envs is {num_envs}; give at least 1.")
         self.config, self.num_envs = config, num_envs
         self.range = ActionRange.of_task(config.task)
-        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (privileged.STATE_DIM,), np.float32)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (states.PRIVILEGED_DIM,), np.float32)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(self.range.learned),), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -128,7 +128,7 @@ class TabletopVectorEnv(VectorEnv):
     def _look(self) -> tuple[np.ndarray, tasks.Situation]:
         moment = self._batch.moment()
         time_left = 1.0 - self._steps / self._max_steps
-        return privileged.privileged_state(self.config.task, moment, time_left), moment.situation
+        return privileged_state(self.config.task, moment, time_left), moment.situation
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the rows that run and begin an episode in those that had ended.
@@ -165,6 +165,25 @@ class TabletopVectorEnv(VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Give the scenes back."""
         self._batch.close()
+
+
+def current_target(task: str, situation: tasks.Situation) -> np.ndarray:
+    """Say which target comes next: [N] indices, 0 unless the task has three; what is held comes first."""
+    if task != "sort_three":
+        return np.zeros(len(situation.tcp), dtype=np.int64)
+    waiting = ~np.stack([tasks.is_placed(situation, index) for index in range(3)], axis=-1)
+    held = tasks.is_held(situation.tcp[:, None], situation.opening[:, None], situation.targets)
+    order = 2.0 * (waiting & held) + waiting
+    return np.where(waiting.any(-1), order.argmax(-1), 2)
+
+
+def privileged_state(task: str, moment: Moment, time_left: np.ndarray) -> np.ndarray:
+    """Give float32 [N,32] (`states.privileged`); `time_left` [N] is the share of control steps left."""
+    situation = moment.situation
+    which = current_target(task, situation)
+    yaw = geometry.yaws_of(moment.target_turns[np.arange(len(which)), which])
+    own = states.proprioception(situation.tcp, moment.tcp_turn, situation.opening)
+    return states.privileged(task, situation, which, yaw, own, time_left)  # type: ignore[arg-type]
 
 
 def make_vector_env(num_envs: int = 1, **settings: Any) -> TabletopVectorEnv:

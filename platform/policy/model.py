@@ -41,19 +41,6 @@ class St4vlaModel(nn.Module):
         tokens = config.query.queries + bool(config.state_dim) + config.spatial_token
         self.action_expert = Denoiser(config.expert, tokens, config.chunk_length, config.action_dim)
 
-    def forward(self, batches: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Give the losses of one training step over "action" and "grounding" batches, each "loss" its kind's sum.
-
-        Engines that wrap the module (DeepSpeed, DDP) need every loss to come out of one forward.
-        """
-        losses: dict[str, Tensor] = {}
-        if "action" in batches:
-            losses["action"] = self.action_loss(batches["action"])["loss"]
-        if "grounding" in batches:
-            parts = self.grounding_loss(batches["grounding"])
-            losses |= {"grounding" if name == "loss" else f"grounding_{name}": part for name, part in parts.items()}
-        return losses
-
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """System 2: give the plan [B,L,P] and its mask [B,L]; P is D unless `planner.plan_layers` names several."""
         return self.plan_and_point(batch)[:2]

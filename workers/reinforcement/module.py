@@ -11,7 +11,7 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
-from st4vla.envs import privileged
+from st4vla.envs import states
 from st4vla.envs.control import EMBODIMENT
 from st4vla.envs.tabletop import CONTROL_HZ
 from st4vla.envs.vector import ActionRange
@@ -23,8 +23,8 @@ HEAD_GAIN = 0.01  # the first policy hardly moves on average, so that exploratio
 def make_actor(task: str, hidden: tuple[int, ...], name: str) -> StateMlp:
     """Make an untrained actor for a task: fixed state scales, the task's action range, orthogonal weights."""
     span = ActionRange.of_task(task)
-    actor = StateMlp(StateMlpConfig(name, privileged.STATE_DIM, len(span.low), hidden, CONTROL_HZ, EMBODIMENT))
-    buffers = {"mean": privileged.MEAN, "std": privileged.SCALE, "low": span.low, "high": span.high}
+    actor = StateMlp(StateMlpConfig(name, states.PRIVILEGED_DIM, len(span.low), hidden, CONTROL_HZ, EMBODIMENT))
+    buffers = {"mean": states.MEAN, "std": states.SCALE, "low": span.low, "high": span.high}
     for buffer, values in buffers.items():
         getattr(actor, buffer).copy_(torch.from_numpy(values))
     for layer in actor.layers:
@@ -52,7 +52,7 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):
         self.learned = list(ActionRange.of_task(task).learned)
         self.actor = make_actor(task, hidden, settings["name"])
         self.log_std = nn.Parameter(torch.full((len(self.learned),), float(settings["log_std"])))
-        widths = (privileged.STATE_DIM, *hidden)
+        widths = (states.PRIVILEGED_DIM, *hidden)
         layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         bent = (part for layer in layers for part in (layer, nn.Tanh()))
         self.critic = nn.Sequential(*bent, nn.Linear(widths[-1], 1))

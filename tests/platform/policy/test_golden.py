@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from st4vla.platform.policy.model import St4vlaModel
+from st4vla.platform.train.objective import Objective
 
 PLAN = (0.803339, -1.854198)
 FRAME = (0.472122, -0.984681)
@@ -64,17 +65,20 @@ def test_the_losses(seeded, processor, action_samples, point_samples):
     assert {name: loss.item() for name, loss in losses.items()} == {n: close(v) for n, v in LOSSES.items()}
 
 
-def test_one_forward_gives_the_losses_of_both_kinds_of_batches(seeded, processor, action_samples, point_samples):
+def test_one_forward_of_training_weighs_the_losses_of_both_kinds_of_batches(
+    seeded, processor, action_samples, point_samples
+):
     batches = {
-        "action": processor.encode_actions(action_samples),
+        "robot": processor.encode_actions(action_samples),
         "grounding": processor.encode_grounding(point_samples),
     }
-    losses = seeded(batches)
-    assert set(losses) == {
-        "action",
-        "grounding",
-        "grounding_answer",
-        "grounding_dense",
-        "grounding_where",
-        "grounding_frame_dense",
+    total, parts = Objective(seeded, {"robot": 1.0, "grounding": 0.1})(batches)
+    assert set(parts) == {
+        "robot/loss",
+        "grounding/loss",
+        "grounding/answer",
+        "grounding/dense",
+        "grounding/where",
+        "grounding/frame_dense",
     }
+    assert total.item() == close(parts["robot/loss"].item() + 0.1 * parts["grounding/loss"].item())
