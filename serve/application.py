@@ -163,5 +163,11 @@ def deploy(config: PostConfig, scale: ScaleConfig, folder: Path, host: str, port
     """Start Serve at an address, or replace what runs there, and wait until it is ready."""
     from ray import serve
 
-    serve.start(http_options={"host": host, "port": port, "location": "EveryNode"})
+    options: Any = {"host": host, "port": port, "location": "EveryNode"}
+    try:
+        serve.start(http_options=options)
+    except TimeoutError:
+        # A minute is what Serve gives its proxies, whatever they are set to; a busy machine needs longer.
+        log.warning("Serve's proxies are slow to start; going on as soon as they are there")
+        serve.start(http_options=options)
     serve.run(build(config, scale, folder, config.rate.max_connections), name=NAME, route_prefix="/", blocking=False)
