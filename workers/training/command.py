@@ -19,8 +19,8 @@ from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.train.alone import run_alone
 from st4vla.platform.train.config import TrainConfig, build
 from st4vla.platform.train.folder import BEST, finished, publish, ranked, remember
+from st4vla.platform.train.job import StageJob, check_job
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig
-from st4vla.platform.train.stage import StageJob, check_job
 from st4vla.workers.training.progress import TrainProgress, print_outcome
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ TRAIN_KEYS = tuple(item.name for item in fields(TrainConfig) if item.name != "en
 # What may differ between two runs of the same command without changing what is learned.
 FREE_KEYS = (
     *("command", "engine", "tracking", "run_dir", "max_failures", "parent_run", "name"),
-    *("workers", "min_workers", "gpus_per_worker"),
+    *("workers", "min_workers", "gpus_per_worker", "drawn"),
 )
 CHECKPOINTS = "checkpoints"
 
@@ -159,6 +159,7 @@ def read_job(settings: Mapping[str, Any]) -> StageJob:
         robot=data,
         grounding=data if asked is None else read_sources(asked),
         parent=str(Path(settings["parent"]).absolute()) if settings["parent"] else "",
+        drawn=settings["drawn"],
     )
 
 
