@@ -10,9 +10,7 @@ left out, must be those of a run that nobody disturbed.
 
 import argparse
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -83,7 +81,7 @@ def torment(folder: Path, generator: random.Random, kills: int) -> tuple[Counter
     run, total = Supervised(folder), 3 * EPISODES
     for number, victim in enumerate(order[:kills]):
         target = total * (number + generator.random()) / (kills + 1)
-        while count_rows(folder) < target or not kill(run.process.pid, victim):
+        while count_rows(folder) < target or not kill(run.process, victim):
             run.keep_alive()
         killed[victim] += 1
         print(f"killed {victim} at {count_rows(folder)} of {total} rows", flush=True)
@@ -130,15 +128,15 @@ def clean_up(processes: list[psutil.Process]) -> None:
             continue
 
 
-def kill(pid: int, victim: str) -> bool:
+def kill(driver: subprocess.Popen, victim: str) -> bool:
     """Kill one victim of a running command; False where it has none now, as between two starts."""
     if victim == "driver":
-        alive = psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        alive = driver.poll() is None
         if alive:
-            os.kill(pid, signal.SIGKILL)
+            driver.kill()
         return alive
     names = {"actor": "ray::RolloutActor", "raylet": "raylet"}
-    for process in family_of(pid):
+    for process in family_of(driver.pid):
         try:
             title = " ".join(process.cmdline()) if victim == "actor" else process.name()
             if title.startswith(names[victim]):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOMS = ("platform", "workers", "envs", "serve", "configs")
-DATA_SUFFIXES = (".py", ".yaml", ".json", ".html", ".jinja", ".safetensors")
+DATA_SUFFIXES = (".py", ".yaml", ".json", ".html", ".jinja", ".safetensors", ".frag")
 
 
 @pytest.fixture

@@ -24,9 +24,14 @@ class ModelAgent(BaseAgent):
     uid = "simpler"
     model: RobotModel
     load_multiple_collisions = True
+    lean = False
 
     def _load_articulation(self, initial_pose: Any = None) -> None:
-        """Load the robot, thinned out; `seen_links` are those that have something to be seen, kept or not."""
+        """Load the robot, thinned out if asked to.
+
+        `seen_links` are the links that have something to be seen, kept or not, and `pad_shapes` what each pad of the
+        gripper touches with: every pad has a surface of its own, by which its shapes are known wherever they are.
+        """
         loader = self.scene.create_urdf_loader()
         loader.name, loader.fix_root_link = self.uid, True
         loader.load_multiple_collisions_from_file = True
@@ -34,10 +39,18 @@ class ModelAgent(BaseAgent):
         sapien_utils.apply_urdf_config(loader, config)
         builder = loader.parse(str(self.urdf_path))["articulation_builders"][0]
         self.seen_links = tuple(link.name for link in builder.link_builders if link.visual_records)
-        self.frames: Frames = lean(builder) if not self.scene.can_render() else {}
+        surfaces = {link.name: [shape.material for shape in link.collision_records] for link in builder.link_builders}
+        self.frames: Frames = lean(builder) if self.lean and not self.scene.can_render() else {}
         builder.initial_pose = initial_pose
         self.robot: Articulation = builder.build()
+        pads = {name for side in self.model.pads for name in side.links}
+        self.pad_shapes = {name: self._shapes_of(name, surfaces[name]) for name in pads}
         self.robot_link_names = [link.name for link in self.robot.get_links()]
+
+    def _shapes_of(self, name: str, surfaces: list[Any]) -> tuple[Any, ...]:
+        """Give the collision shapes that a link of the URDF brought along, by their surfaces."""
+        carrier: Any = self.robot.links_map[self.frame(name)[0]]._objs[0]
+        return tuple(shape for shape in carrier.collision_shapes if shape.physical_material in surfaces)
 
     @property
     def _controller_configs(self) -> dict[str, Any]:
@@ -138,15 +151,15 @@ def _urdf_config(model: RobotModel) -> dict[str, Any]:
 
 
 @cache
-def _agent_class(name: str, urdf: str) -> type[ModelAgent]:
-    model = robot_model(name)
-    return type(
-        f"Simpler_{name}",
-        (ModelAgent,),
-        {"uid": f"simpler_{name}", "model": model, "urdf_path": urdf, "urdf_config": _urdf_config(model)},
-    )
+def _agent_class(name: str, urdf: str, lean: bool) -> type[ModelAgent]:
+    model, uid = robot_model(name), f"simpler_{name}"
+    fields = {"uid": uid, "model": model, "urdf_path": urdf, "urdf_config": _urdf_config(model), "lean": lean}
+    return type(f"Simpler_{name}", (ModelAgent,), fields)
 
 
-def agent_class(name: str, urdf: Path) -> type[ModelAgent]:
-    """Give the ManiSkill agent of the original's robot of that name, loaded from that URDF."""
-    return _agent_class(name, str(urdf))
+def agent_class(name: str, urdf: Path, lean: bool = False) -> type[ModelAgent]:
+    """Give the ManiSkill agent of the original's robot of that name, loaded from that URDF.
+
+    A lean one has no link that cannot move, in a scene where nothing is drawn.
+    """
+    return _agent_class(name, str(urdf), lean)

@@ -31,16 +31,27 @@ DAMPING = 0.1
 
 @register_env(ENV_ID, max_episode_steps=200)
 class SimplerEnv(BaseEnv):
-    """One build of SimplerEnv; `reset(options={"layouts": [...]})` sets out one layout per row."""
+    """One build of SimplerEnv; `reset(options={"layouts": [...]})` sets out one layout per row.
+
+    A lean one's robot has no link that cannot move (`lean.py`); it is for a scene that is not drawn, and `SceneView`.
+    """
 
     SUPPORTED_REWARD_MODES = ("sparse", "none")
     agent: ModelAgent
 
-    def __init__(self, *args: Any, build: Build, layout: Layout, tree: AssetTree | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        build: Build,
+        layout: Layout,
+        tree: AssetTree | None = None,
+        lean: bool = False,
+        **kwargs: Any,
+    ):
         self.build, self.tree = build, tree or find_tree()
         self.layouts: list[Layout] = [layout] * int(kwargs.get("num_envs", 1))
         # Recolourings differ in what is seen only; where nothing is, they are one robot.
-        robot = agent_class(build.robot, self.tree.robot(build.robot, build.recolouring))
+        robot = agent_class(build.robot, self.tree.robot(build.robot, build.recolouring), lean)
         super().__init__(*args, robot_uids=robot, **kwargs)  # type: ignore[arg-type]
 
     @property

@@ -27,17 +27,19 @@ def compose(rendered: np.ndarray, foreground: np.ndarray | None, photo: np.ndarr
     """Give uint8 [H,W,3] of a rendering: the foreground kept, the rest the photograph.
 
     Args:
-        rendered: uint8, or float of about 0..1, [H,W,3].
-        foreground: bool [H,W], where the rendering is kept; None without a photograph.
+        rendered: uint8, or float of about 0..1, [H,W,3] or with a fourth channel, which is left out.
+        foreground: uint8 [H,W], not 0 where the rendering is kept; None without a photograph.
         photo: uint8 [H,W,3], or None for the bare rendering.
         blend: half and half everywhere, for checking an alignment.
     """
-    seen = rendered if rendered.dtype == np.uint8 else truncated(rendered)
+    seen: Any = rendered if rendered.dtype == np.uint8 else truncated(rendered)
+    if seen.shape[-1] == 4:
+        seen = cv2.cvtColor(seen, cv2.COLOR_RGBA2RGB)
     if photo is None or foreground is None:
         return np.ascontiguousarray(seen)
     if blend:
         return ((seen.astype(np.uint16) + photo) // 2).astype(np.uint8)
-    return np.where(foreground[..., None], seen, photo)
+    return cv2.copyTo(seen, foreground, photo.copy())
 
 
 def truncated(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import sapien
 
-from st4vla.envs.simpler.contacts import TOUCHING_NS, Contacts, is_grasped
+from st4vla.envs.simpler.contacts import TOUCHING_NS, Contacts, Pad, is_grasped
 from st4vla.envs.simpler.env import SimplerEnv
 from st4vla.envs.simpler.settle import body_of
 
@@ -76,12 +76,17 @@ class SceneView:
         """Say whether an object presses on the floor of a drawer."""
         link = next(link for link in self.cabinet.links if link.entity.name == f"{drawer}_drawer")
         floor = link.collision_shapes[INTERIOR_BOTTOM]
-        return float(np.linalg.norm(self.contacts.between(self.entities[name], link.entity, floor))) > TOUCHING_NS
+        return float(np.linalg.norm(self.contacts.between(self.entities[name], link.entity, (floor,)))) > TOUCHING_NS
 
     def grasps(self, name: str, max_degrees: float) -> bool:
         """Say whether the gripper grasps an object."""
-        pads = self.env.agent.model.pads
-        return is_grasped(self.contacts, self.links, pads, self.entities[name], max_degrees)
+        agent = self.env.agent
+        pads = {link: self._pad(link) for link in agent.pad_shapes}
+        return is_grasped(self.contacts, pads, agent.model.pads, self.entities[name], max_degrees)
+
+    def _pad(self, link: str) -> Pad:
+        carrier, _ = self.env.agent.frame(link)
+        return Pad(self.links[carrier], self.entity_pose(f"robot/{link}"), self.env.agent.pad_shapes[link])
 
     def touched_by_others(self, name: str, but: tuple[str, ...] = ()) -> bool:
         """Say whether an object is touched by anything but the robot and the objects named."""

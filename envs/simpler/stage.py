@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import sapien
 import sapien.wrapper.actor_builder
@@ -19,10 +20,11 @@ from st4vla.envs.simpler.assets import AssetTree
 from st4vla.envs.simpler.overlay import compose, photograph
 from st4vla.envs.simpler.robot import robot_model
 from st4vla.envs.simpler.setup import Build, View
+from st4vla.envs.simpler.shading import PICTURES, Shading, can_shade, shader_folder
 
 BACKGROUND_NAMES = ("arena",)
 SHADERS = {
-    # Half the cost of ManiSkill's usual shaders, and within 0.5 of 255 of what they draw.
+    # Half the cost of ManiSkill's usual shaders, and within 0.5 of 255 of what they draw; ours cost half of these.
     "default": PREBUILT_SHADER_CONFIGS["minimal"],
     # The original's 32 samples of 8 bounces, denoised; on a GPU (written and not yet run).
     "rt": replace(
@@ -42,7 +44,7 @@ class Frame:
 
     Attributes:
         rgb: uint8 [H,W,3], the photograph laid over the background.
-        segmentation: int16 [H,W]; index into the stage's `names` + 1, 0 where nothing is.
+        segmentation: uint8 [H,W]; index into the stage's `names` + 1, 0 where nothing is.
         intrinsic: float64 [3,3], pixels.
         extrinsic: float64 [3,4], world to camera; x right, y down, z forward.
     """
@@ -58,14 +60,24 @@ class Stage:
 
     Attributes:
         names: of the bodies, "robot/LINK", "cabinet/LINK" or the thing's model.
+        lean: whether our shaders draw it.
     """
 
-    def __init__(self, build: Build, tree: AssetTree):
+    def __init__(self, build: Build, tree: AssetTree, lean: bool = True):
+        """Load what is seen.
+
+        Args:
+            build: what there is.
+            tree: where its files are.
+            lean: draw by our shaders where they can draw this build (`shading.can_shade`), else by SAPIEN's.
+        """
         set_shader_pack(SHADERS[build.shader])
         self._ray_traced = build.shader == "rt"
         self._tree = tree
         self._scene = sapien.Scene([sapien.render.RenderSystem()])
         self._entities: dict[str, sapien.Entity] = {}
+        self._bodies: dict[str, sapien.render.RenderBodyComponent] = {}
+        self._shown: dict[str, Shading] = {}
         self._add_arena(build)
         self._add_robot(build)
         if build.cabinet is not None:
@@ -73,6 +85,8 @@ class Stage:
         self._add_things(build)
         building.add_lights(self._scene, build.lights)
         self.names = tuple(name for name in self._entities if name not in BACKGROUND_NAMES)
+        self.lean = lean and can_shade(build, self._bodies.values())
+        self._numbers = self._number()
         self._camera = self._mount(build)
 
     def _add(self, name: str, component: sapien.render.RenderBodyComponent) -> sapien.Entity:
@@ -80,7 +94,7 @@ class Stage:
         entity.name = name
         entity.add_component(component)
         self._scene.add_entity(entity)
-        self._entities[name] = entity
+        self._entities[name], self._bodies[name] = entity, component
         return entity
 
     def _add_arena(self, build: Build) -> None:
@@ -113,7 +127,10 @@ class Stage:
 
     def _mount(self, build: Build) -> Any:
         model = robot_model(build.robot).camera
-        camera = sapien.render.RenderCameraComponent(model.width, model.height)
+        for name, form in PICTURES.items() if self.lean else ():
+            sapien.render.set_picture_format(name, form)
+        shaders = str(shader_folder()) if self.lean else ""
+        camera = sapien.render.RenderCameraComponent(model.width, model.height, shaders)
         camera.set_perspective_parameters(model.near, model.far, *model.focal, *model.centre, 0.0)
         entity = sapien.Entity()
         entity.name = model.name
@@ -132,42 +149,63 @@ class Stage:
 
     def photograph(self, view: View) -> Frame:
         """Take the picture of what was posed last."""
-        camera = self._camera
+        camera, kept = self._camera, self._kept(view)
+        if self.lean:
+            self._show(view, kept)
         camera.take_picture()
-        colour = camera.get_picture("Color")[..., :3]
-        if self._ray_traced:
-            ids = camera.get_picture("Segmentation")[..., 1]
-        else:
-            ids = camera.get_picture("PositionSegmentation")[..., 3]
-        table = np.zeros(max(int(ids.max()), *(e.per_scene_id for e in self._entities.values())) + 1, dtype=np.int16)
-        for number, name in enumerate(self.names, start=1):
-            table[self._entities[name].per_scene_id] = number
-        segmentation = table[ids]
-        photo, kept = None, None
+        segmentation = self._segmentation()
+        photo, foreground = None, None
         if view.overlay:
             photo = photograph(self._tree.overlay(view.overlay), camera.width, camera.height)
-            kept = self._kept(view)[segmentation]
+            foreground = cv2.LUT(segmentation, kept)
         return Frame(
-            rgb=compose(colour, kept, photo, "debug" in view.mode),
+            rgb=compose(camera.get_picture("Color"), foreground, photo, "debug" in view.mode),
             segmentation=segmentation,
             intrinsic=camera.get_intrinsic_matrix().astype(np.float64),
             extrinsic=camera.get_extrinsic_matrix()[:3].astype(np.float64),
         )
 
+    def _show(self, view: View, kept: np.ndarray) -> None:
+        """Say how each body is to be drawn for a view: what the photograph covers is not shaded."""
+        covers = bool(view.overlay) and "debug" not in view.mode
+        shown = {name: Shading.HIDDEN if covers else Shading.SEEN for name in self._bodies}
+        for number, name in enumerate(self.names, start=1):
+            shown[name] = Shading.NAMED if covers and not kept[number] else Shading.SEEN
+        for name, shading in shown.items() if shown != self._shown else ():
+            self._bodies[name].shading_mode = int(shading)
+            self._bodies[name].visibility = 0.0  # SAPIEN takes notice of a new mode when a body comes into sight
+            self._bodies[name].visibility = 1.0
+        self._shown = shown
+
+    def _segmentation(self) -> np.ndarray:
+        """Give what the picture that was taken shows where, as `Frame.segmentation`."""
+        if self.lean:
+            return cv2.LUT(cv2.extractChannel(self._camera.get_picture("Segments"), 0), self._numbers)
+        picture, channel = ("Segmentation", 1) if self._ray_traced else ("PositionSegmentation", 3)
+        return self._numbers[self._camera.get_picture(picture)[..., channel]]
+
+    def _number(self) -> np.ndarray:
+        """Give the number in `names`, from 1 on, of every id that SAPIEN may have given a body; uint8."""
+        ids = {name: entity.per_scene_id for name, entity in self._entities.items()}
+        numbers = np.zeros(max(256, *(number + 1 for number in ids.values())), dtype=np.uint8)
+        for number, name in enumerate(self.names, start=1):
+            numbers[ids[name]] = number
+        return numbers
+
     def _kept(self, view: View) -> np.ndarray:
-        """Say of every segment whether it is foreground: bool, indexed as `Frame.segmentation`."""
+        """Say of every segment whether it is foreground: uint8 [256] of 0 and 1, indexed by `Frame.segmentation`."""
         only_robot = "object" in view.mode and "debug" not in view.mode
-        kept = [False]
-        for name in self.names:
+        kept = np.zeros(256, dtype=np.uint8)
+        for number, name in enumerate(self.names, start=1):
             owner = name.split("/")[0]
-            kept.append(owner == "robot" if only_robot else owner not in view.covered)
-        return np.array(kept)
+            kept[number] = owner == "robot" if only_robot else owner not in view.covered
+        return kept
 
     def close(self) -> None:
         """Give the scene back; the renderer stays."""
         for entity in list(self._scene.entities):
             self._scene.remove_entity(entity)
-        self._entities = {}
+        self._entities, self._bodies = {}, {}
 
 
 def as_pose(row: np.ndarray) -> sapien.Pose:

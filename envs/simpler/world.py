@@ -129,6 +129,7 @@ class SimplerWorld:
             build=build,
             layout=setup.layout,
             tree=self.tree,
+            lean=True,
             num_envs=1,
             obs_mode="none",
             reward_mode="none",

@@ -113,6 +113,6 @@ def test_the_angle_to_nothing_is_a_right_angle():
 def test_the_photograph_lies_over_the_background_and_floats_are_cut_off():
     rendered = np.full((1, 2, 3), 0.999)
     photo = np.full((1, 2, 3), 7, dtype=np.uint8)
-    seen = compose(rendered, np.array([[True, False]]), photo, blend=False)
+    seen = compose(rendered, np.array([[1, 0]], dtype=np.uint8), photo, blend=False)
     np.testing.assert_array_equal(seen[0], [[254, 254, 254], [7, 7, 7]])
     assert truncated(np.array([1.7]))[0] == 255
