@@ -149,7 +149,7 @@ def check_forms(config: DatasetConfig, reading: ReadingConfig) -> None:
         if stated and meant and stated != meant:
             raise DataError(
                 f"{config.path}: options.{name} says {stated!r} of its actions, the policy means {meant!r}; "
-                f"set {setting}={stated}, or leave the dataset out."
+                f"set ++{setting}={stated}, or leave the dataset out."
             )
 
 

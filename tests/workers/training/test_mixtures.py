@@ -92,9 +92,9 @@ def test_clashing_action_widths_name_every_dataset_and_its_columns(tmp_path: Pat
 def test_rotations_of_another_form_than_the_policys_are_refused(tmp_path: Path) -> None:
     record(tmp_path / BRIDGE, ["image_0"])
     job = job_of("mixture=bridge", f"mixture_root={tmp_path}", "policy.semantics.rotation=vector")
-    with pytest.raises(DataError, match="options.rotation says 'euler' .*; set policy.semantics.rotation=euler"):
+    with pytest.raises(DataError, match=r"options.rotation says 'euler' .*; set \+\+policy.semantics.rotation=euler"):
         Sources(job.robot, (), job.reading, seed=0)
-    joints = job_of("mixture=bridge", f"mixture_root={tmp_path}", "policy.action_form=delta_joints")
+    joints = job_of("mixture=bridge", f"mixture_root={tmp_path}", "++policy.action_form=delta_joints")
     with pytest.raises(DataError, match="options.action_form says 'delta_end_effector' .* means 'delta_joints'"):
         Sources(joints.robot, (), joints.reading, seed=0)
 
