@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from st4vla.platform.data.address import absolute
 from st4vla.platform.data.mixture import JUDGED_FROM
 from st4vla.platform.data.packed import PackedPart, pack_shard
 from st4vla.platform.data.picture_formats import COORDINATES
-from st4vla.platform.data.remote import absolute, files_under
+from st4vla.platform.data.remote import files_under
 from st4vla.platform.data.shards import SUFFIXES
 from st4vla.platform.errors import ConfigError, DataError
 

@@ -11,8 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st4vla.platform.data.address import Address, readable
 from st4vla.platform.data.disk import disk_error
-from st4vla.platform.data.remote import Address, readable
 from st4vla.platform.errors import DataError
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from st4vla.platform.data.address import is_remote
 from st4vla.platform.data.lerobot_meta import DatasetMeta, read_meta
 from st4vla.platform.data.pauses import PauseConfig, RecordedForm
-from st4vla.platform.data.remote import DOWNLOADS, fetch, is_remote, pinned
+from st4vla.platform.data.remote import DOWNLOADS, fetch, pinned
 from st4vla.platform.data.statistics import ScalingMode
 from st4vla.platform.errors import ConfigError, DataError
 

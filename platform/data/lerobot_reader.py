@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
 from st4vla.platform.data import annotations, grounding, internvla_annotations, video
+from st4vla.platform.data.address import title_of
 from st4vla.platform.data.columns import Columns, load_columns, load_own_columns, stated_statistics_widths
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.frame_cache import FrameCache
 from st4vla.platform.data.lerobot_config import DatasetConfig, choose_cameras, local_folder, short_name
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
 from st4vla.platform.data.parts import Part, choose_parts, layout
-from st4vla.platform.data.remote import title_of
 from st4vla.platform.data.statistics import EmbodimentStatistics, Slice, Statistics
 from st4vla.platform.errors import ConfigError, DataError
 

@@ -25,10 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from st4vla.platform.contracts import Spatial
+from st4vla.platform.data.address import is_remote, readable
 from st4vla.platform.data.json_rows import Row, as_row, field
 from st4vla.platform.data.picture_formats import llava_questions, point_questions, scale_of
 from st4vla.platform.data.pictures import Asked, Size, checked_box, read_picture
-from st4vla.platform.data.remote import fetch, is_remote, readable
+from st4vla.platform.data.remote import fetch
 from st4vla.platform.errors import DataError
 
 # Rows of a parquet file that are decoded at once; a column's pages may hold more.
@@ -79,8 +80,8 @@ def read_shard(path: str, coordinates: str, downloads: str) -> Iterator[ShardRow
 def open_shard(path: str, downloads: str) -> Iterator[BinaryIO]:
     """Open a shard to be read as a stream; a bucket's is read where it lies, a hub's is fetched first."""
     if path.startswith("s3:"):
+        from st4vla.platform.data.address import read_address
         from st4vla.platform.data.bucket import open_bucket
-        from st4vla.platform.data.remote import read_address
 
         address = read_address(path)
         system, inside = open_bucket(address)

@@ -1,11 +1,12 @@
 """Sources of questions about pictures that belong to no episode."""
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
+from st4vla.platform.data.address import title_of
 from st4vla.platform.data.mixture import Source
 from st4vla.platform.data.packed import PackedPictures, PackedQuestions
 from st4vla.platform.data.picture_formats import open_pictures
 from st4vla.platform.data.pictures import PictureQuestions
-from st4vla.platform.data.remote import fetch, title_of
+from st4vla.platform.data.remote import fetch
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.data.stills import StillQuestions, Stills
 from st4vla.platform.errors import DataError

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
+from st4vla.platform.data.address import title_of
 from st4vla.platform.data.frame_cache import FrameCache
 from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.data.mixture import Mixture
 from st4vla.platform.data.picture_formats import OPENERS
-from st4vla.platform.data.remote import title_of
 from st4vla.platform.data.sources import ActionSource, GroundingSource, split_episodes
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import ConfigError, DataError
@@ -25,7 +25,7 @@ class LeRobotSource:
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
         usual = {"cameras": reading.cameras, "statistics_key": reading.statistics_key, "downloads": reading.downloads}
         dataset_config: DatasetConfig = build(
-            DatasetConfig, {"path": config.path} | usual | config.options, "data.options"
+            DatasetConfig, {"path": config.path} | usual | dict(config.options), "data.options"
         )
         check_forms(dataset_config, reading)
         cache = FrameCache(reading.frame_cache) if reading.frame_cache else None

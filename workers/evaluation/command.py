@@ -42,7 +42,8 @@ def main(cfg: Any) -> int:
 
 def score_recordings(settings: Mapping[str, Any]) -> int:
     """Score the policy open loop on a dataset."""
-    from st4vla.platform.data.remote import pinned, title_of
+    from st4vla.platform.data.address import title_of
+    from st4vla.platform.data.remote import pinned
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.evaluation.open_loop import OpenLoopConfig, print_result, run
 

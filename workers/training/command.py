@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.checkpoint import read_policy_yaml
+from st4vla.platform.data.address import absolute
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
-from st4vla.platform.data.remote import absolute, pinned
+from st4vla.platform.data.remote import pinned
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.train.alone import run_alone

@@ -13,10 +13,11 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 import pytest
 
+from st4vla.platform.data.address import Address, read_address, without_secrets
 from st4vla.platform.data.bucket import copy_object, list_objects, open_bucket
 from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_reader import open_dataset
-from st4vla.platform.data.remote import Address, fetch, pinned, read_address, without_secrets
+from st4vla.platform.data.remote import fetch, pinned
 from st4vla.platform.data.show import main as show
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig, open_source

@@ -60,7 +60,8 @@ def test_packed_losses_and_gradients_are_those_of_padding(config, processor, act
     packable = copy.deepcopy(model)
     if change == "recomputed":
         packable.planner.vlm.activation_checkpointing_enable()
-        packable.train(), model.train()
+        packable.train()
+        model.train()
     allow_packing(packable.planner.vlm)
     for batch, way in ((asked, "grounding"), (acted, "action")):
         packed = batch | places(batch["attention_mask"])
