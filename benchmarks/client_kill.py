@@ -1,9 +1,11 @@
 """Measure what a robot does when its server is killed: `python -m benchmarks.client_kill`.
 
 A point robot acts at 20 Hz under a server process of its own (the openpi protocol, an answer takes 50 ms). In every
-trial the server gets SIGKILL in the middle of a chunk and is started again at once. Measured from the kill: until the
-robot holds, and until it executes an action again, which includes the new server's start. Every action the robot was
-ever told is checked against its limits.
+trial the server gets SIGKILL in the middle of a chunk and is started again at once. A trial ends with the first action
+of an answer that the new server gave; how long that took since the kill, the new server's start included, is the
+figure. Until then the robot executes what it has and then brakes and holds; where the new server is there before the
+last action is used up it has nothing to hold for, and the trial says so. In either case every step the robot took,
+braking and standing included, is checked against its limits.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,49 +22,82 @@ ISSUE = 6
 LONGEST_S = 60.0
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What one kill led to.
+
+    Attributes:
+        again_s: from the kill to the first action of an answer of the new server.
+        held_s: from the kill to the first step on which the robot braked or stood; None where its actions lasted.
+        without_s: the longest time from one action to the next.
+    """
+
+    again_s: float
+    held_s: float | None
+    without_s: float
+
+
 def main() -> None:
     """Run the trials, and record where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--record", action="store_true", help="write the figures to benchmarks/results.json")
     options = parser.parse_args()
-    held, again, broken = run(options.trials)
+    trials, broken = run(options.trials)
+    again = [trial.again_s for trial in trials]
+    held = [trial.held_s for trial in trials if trial.held_s is not None]
     print(
-        f"{options.trials} kills: holding within {max(held):.2f} s; actions again after {np.median(again):.2f} s "
-        f"in the median, {max(again):.2f} s at most; {broken} actions outside the limits"
+        f"{len(trials)} kills: {len(held)} times the robot held, {len(trials) - len(held)} times its actions lasted; "
+        f"acting for the new server after {np.median(again):.2f} s in the median, {max(again):.2f} s at most; "
+        f"without an action for {max(trial.without_s for trial in trials):.2f} s at most; "
+        f"{broken} steps outside the limits"
     )
     if options.record:
         record_figures(again, broken, f"python -m benchmarks.client_kill --trials {options.trials} --record")
 
 
-def run(trials: int) -> tuple[list[float], list[float], int]:
-    """Give the seconds to the hold and to the next action of every trial, and the actions outside the limits."""
+def run(count: int) -> tuple[list[Trial], int]:
+    """Give every trial, and the steps outside the limits."""
     from st4vla.platform.ports import free_ports
     from st4vla.serve.client import ClientConfig, RobotClient
     from st4vla.serve.client.point_robot import PointRobot
     from st4vla.serve.safety.embodiment import Embodiment
 
     port, embodiment, robot = free_ports(1)[0], Embodiment.load("point"), Recorder(PointRobot())
-    server, held, again = start(port), [], []
+    server, trials = start(port), []
     try:
         with RobotClient(ClientConfig(url=f"ws://127.0.0.1:{port}", robot="kill"), embodiment) as client:
             client.wait_until_connected(LONGEST_S)
-            for trial in range(trials):
-                moment = client.stats.executed + 6 + trial % 7
+            for number in range(count):
+                moment = client.stats.executed + 6 + number % 7
                 until(client, robot, lambda moment=moment: client.stats.executed >= moment)
                 server.send_signal(signal.SIGKILL)
                 server.wait()
                 killed = time.monotonic()
                 server = start(port)
-                until(client, robot, lambda: robot.holds_in_a_row)
-                held.append(time.monotonic() - killed)
-                executed = client.stats.executed
-                until(client, robot, lambda before=executed: client.stats.executed > before)
-                again.append(time.monotonic() - killed)
+                trials.append(watch(client, robot, killed))
     finally:
         server.kill()
         server.wait()
-    return held, again, robot.broken(embodiment)
+    return trials, robot.broken(embodiment)
+
+
+def watch(client: Any, robot: "Recorder", killed: float) -> Trial:
+    """Let the robot act until it executes what the new server told it.
+
+    The first reply behind the new connection is the new server's own: whatever the old one sent was read before the
+    loss was seen.
+    """
+    connections, first_step = client.stats.connections, len(robot.times)
+    until(client, robot, lambda: client.stats.connections > connections)
+    replies = client.stats.replies
+    until(client, robot, lambda: client.stats.replies > replies)
+    executed = client.stats.executed
+    until(client, robot, lambda: client.stats.executed > executed)
+    steps = robot.times[first_step:]
+    acted = [killed, *(at for at, moved in steps if moved)]
+    held = next((at - killed for at, moved in steps if not moved), None)
+    return Trial(acted[-1] - killed, held, float(np.diff(acted).max()))
 
 
 def start(port: int) -> subprocess.Popen[bytes]:
@@ -81,16 +117,17 @@ def until(client: Any, robot: "Recorder", done: Any) -> None:
             raise TimeoutError(f"nothing came of it within {LONGEST_S:g} s: {client.stats}")
         command = client.tick(robot.observe)
         robot.hold() if command.action is None else robot.apply(command.action)
+        robot.times.append((time.monotonic(), command.why == "chunk"))
         time.sleep(period_s)
 
 
 class Recorder:
-    """A robot that remembers its motion, step by step, a hold being none."""
+    """A robot that remembers its motion, step by step, a hold being none; and when it acted as the server said."""
 
     def __init__(self, robot: Any) -> None:
         self._robot = robot
         self.steps: list[np.ndarray] = []
-        self.holds_in_a_row = 0
+        self.times: list[tuple[float, bool]] = []
 
     def observe(self) -> Any:
         """Look."""
@@ -98,13 +135,11 @@ class Recorder:
 
     def apply(self, action: np.ndarray) -> None:
         """Move."""
-        self.holds_in_a_row = 0
         self.steps.append(action[:3].astype(np.float64))
         self._robot.apply(action)
 
     def hold(self) -> None:
         """Stay."""
-        self.holds_in_a_row += 1
         self.steps.append(np.zeros(3))
         self._robot.hold()
 

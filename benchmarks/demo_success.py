@@ -55,7 +55,7 @@ def record_full(results: Path, command: str) -> None:
 
 def main() -> None:
     """Record from the run that is there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=("demo", "full"), default="demo")
     if parser.parse_args().size == "demo":
         record_success(ROOT / "runs" / "demo" / "eval" / "seen" / "results.json", COMMAND)

@@ -2,22 +2,28 @@
 
 Every run trains the same small policy on the same questions with the same global batch of 8: 6 steps on one number of
 workers, then 6 more on each other number. A curve continues where every loss after the change is within 2 % of
-that of the run that never changed; the samples are the same where the data cursors at the end are.
+that of the run that never changed; the samples are the same where the data cursors at the end are. All workers are
+forked from one process that has made the imports.
 
     python -m benchmarks.resume_grid
+    python -m benchmarks.resume_grid --stages 1 --worlds 1 2     a part of it, printed and not recorded
 """
 
+import argparse
 import json
+import multiprocessing
+import os
 import socket
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
+from benchmarks.resume_worker import ROWS, Run, work
 from st4vla.platform.machine import prepare_process
 
 WORLDS, STAGES, SAVED, STEPS = (1, 2, 4), (1, 2, 3), 6, 12
 TOLERANCE = 0.02
+IMPORTS = ["deepspeed", "st4vla.platform.train.stage", "st4vla.workers.training.command", "benchmarks.resume_worker"]
 
 
 def run(world: int, stage: int, data: Path, folder: Path, resume: Path | None = None) -> dict[int, float]:
@@ -25,20 +31,16 @@ def run(world: int, stage: int, data: Path, folder: Path, resume: Path | None = 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [str(world), str(port), str(stage), str(data), str(folder), str(resume or "-")]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.resume_worker", str(rank), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    said = [worker.communicate() for worker in workers]
-    if any(worker.returncode for worker in workers):
-        raise RuntimeError(f"world {world}, ZeRO {stage}: {said[0][1][-2000:]}")
-    rows = [json.loads(line[4:]) for line in said[0][0].splitlines() if line.startswith("row ")]
+    fork = multiprocessing.get_context("forkserver")
+    one = Run(world, port, stage, data, folder, resume)
+    workers = [fork.Process(target=work, args=(rank, one)) for rank in range(world)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if codes := [worker.exitcode for worker in workers if worker.exitcode]:
+        raise RuntimeError(f"world {world}, ZeRO {stage}: workers ended with {codes}; what they said stands above")
+    rows = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
     return {int(row["step"]): row["loss/total"] for row in rows if "loss/total" in row}
 
 
@@ -51,32 +53,43 @@ def cursor(folder: Path) -> object:
 
 
 def main() -> None:
-    """Measure and record."""
+    """Measure, and record a whole grid."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stages", type=int, nargs="+", default=list(STAGES))
+    parser.add_argument("--worlds", type=int, nargs="+", default=list(WORLDS))
+    words = parser.parse_args()
     prepare_process()
     from benchmarks.recordings import painted_dataset
-    from benchmarks.results import record
 
-    held, same, worst, tried = 0, 0, 0.0, 0
+    os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, which here is before any worker says so
+    multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTS)
+    held, same, worst, tried, began = 0, 0, 0.0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         data = painted_dataset(Path(place) / "data")
-        for stage in STAGES:
-            for first in WORLDS:
+        for stage in words.stages:
+            for first in words.worlds:
                 whole = Path(place) / f"zero{stage}_{first}"
                 straight = run(first, stage, data, whole)
-                for then in WORLDS:
+                for then in words.worlds:
                     folder = Path(place) / f"zero{stage}_{first}_{then}"
                     losses = run(then, stage, data, folder, whole / f"step_{SAVED}")
                     apart = max(abs(losses[step] / straight[step] - 1) for step in range(SAVED + 1, STEPS + 1))
                     tried, worst = tried + 1, max(worst, apart)
                     held, same = held + (apart <= TOLERANCE), same + (cursor(folder) == cursor(whole))
-                    print(f"ZeRO {stage}: {first} -> {then} workers, losses within {100 * apart:.2f} %", flush=True)
-    command = "python -m benchmarks.resume_grid"
-    goal = f">= {tried}"
-    record("resume on other numbers of workers: loss curve continues", 4, held, "of 27 changes", goal, command)
-    record("resume on other numbers of workers: the samples are the same", 4, same, "of 27 changes", goal, command)
-    record(
-        "resume on other numbers of workers: furthest a loss is off", 4, round(100 * worst, 3), "%", "report", command
-    )
+                    said = f"losses within {100 * apart:.3f} %, {held} and {same} of {tried} hold"
+                    print(f"{time.monotonic() - began:.0f} s, ZeRO {stage}: {first} -> {then}: {said}", flush=True)
+    if (words.stages, words.worlds) == (list(STAGES), list(WORLDS)):
+        record_grid(held, same, worst, tried)
+
+
+def record_grid(held: int, same: int, worst: float, tried: int) -> None:
+    """Record a whole grid."""
+    from benchmarks.results import record
+
+    name, command, goal = "resume on other numbers of workers", "python -m benchmarks.resume_grid", f">= {tried}"
+    record(f"{name}: loss curve continues", 4, held, "of 27 changes", goal, command)
+    record(f"{name}: the samples are the same", 4, same, "of 27 changes", goal, command)
+    record(f"{name}: furthest a loss is off", 4, round(100 * worst, 3), "%", "report", command)
 
 
 if __name__ == "__main__":

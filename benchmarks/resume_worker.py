@@ -1,17 +1,15 @@
-"""One worker of benchmarks.resume_grid: train a few steps of a small policy from a folder's newest checkpoint on.
-
-python -m benchmarks.resume_worker RANK WORLD PORT ZERO_STAGE DATA FOLDER RESUME_OR_DASH
-"""
+"""One worker of benchmarks.resume_grid: train a few steps of a small policy from a folder's newest checkpoint on."""
 
 import json
 import os
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from st4vla.platform.machine import prepare_process
 
+ROWS = "rows.jsonl"
 OVERRIDES = (
     "stage=grounding",
     "policy.planner.text.layers=1",
@@ -27,15 +25,29 @@ OVERRIDES = (
 )
 
 
-class SharedFolder:
-    """Keep the parts of all workers of one machine in one folder."""
+@dataclass(frozen=True)
+class Run:
+    """One run of all its workers: how many, where they meet, their ZeRO stage, and where they read and write."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self.folder, self.rank = folder, rank
+    world: int
+    port: int
+    zero_stage: int
+    data: Path
+    folder: Path
+    resume: Path | None = None
+
+
+class SharedFolder:
+    """Keep the parts of all workers of one machine in one folder, and the rows of the first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
 
     def progress(self, row: dict[str, float]) -> None:
-        """Print a row."""
-        print("row " + json.dumps(row), flush=True)
+        """Append a row."""
+        with (self.folder / ROWS).open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
 
     def checkpoint(self, step: int, begin: Callable[[Path], Any], row: dict[str, float]) -> None:
         """Write this worker's part at once."""
@@ -47,11 +59,9 @@ class SharedFolder:
         dist.barrier()
 
 
-def main() -> None:
-    """Train."""
+def work(rank: int, run: Run) -> None:
+    """Train; the first process's imports are made before it is forked."""
     prepare_process()
-    rank, world, port, zero_stage = (int(word) for word in sys.argv[1:5])
-    data, folder, resume = sys.argv[5], Path(sys.argv[6]), sys.argv[7]
     os.environ["LOCAL_RANK"] = str(rank)
     import torch.distributed as dist
     from omegaconf import OmegaConf
@@ -61,14 +71,9 @@ def main() -> None:
     from st4vla.platform.train.stage import run_stage
     from st4vla.workers.training.command import read_job
 
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    words = [*OVERRIDES, f"deepspeed=zero{zero_stage}", f"data={data}", f"frame_cache.folder={folder.parent}/cache"]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{run.port}", rank=rank, world_size=run.world)
+    cache = f"frame_cache.folder={run.folder.parent}/cache"
+    words = [*OVERRIDES, f"deepspeed=zero{run.zero_stage}", f"data={run.data}", cache]
     settings: Any = OmegaConf.to_container(compose_command("train", words), resolve=True)
-    run_stage(
-        read_job(settings), Worker(rank, world), SharedFolder(folder, rank), None if resume == "-" else Path(resume)
-    )
+    run_stage(read_job(settings), Worker(rank, run.world), SharedFolder(run.folder), run.resume)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

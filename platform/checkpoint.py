@@ -93,16 +93,21 @@ def prepare_checkpoint(
     parts: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     tensors: Mapping[str, Tensor] | None = None,
+    keep: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> Callable[[str | Path], Path]:
     """Copy the weights as they are now; give the function that writes them as `save_checkpoint` does, when it suits.
 
     Args:
         tensors: what to write, by name; None for the model's own.
+        keep: copies tensors to host memory; None takes fresh memory.
     """
     tensors = own_tensors(model) if tensors is None else tensors
     if parts:
         tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in parts}
-    kept = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
+    if keep is None or dtype is not None:
+        kept = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
+    else:
+        kept = keep({name: t.detach().contiguous() for name, t in tensors.items()})
 
     def write_rest(target: Path) -> None:
         processor.tokenizer.save_pretrained(target)

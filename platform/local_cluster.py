@@ -23,7 +23,7 @@ from st4vla.platform.errors import ConfigError, JobError
 from st4vla.platform.machine import process_environment
 from st4vla.platform.ports import free_ports
 from st4vla.platform.ray_token import ray_token_environment, st4vla_home
-from st4vla.platform.serve_environment import serve_environment
+from st4vla.platform.serve_environment import SOCKET, hand_over, serve_environment, sweep
 
 START_TIMEOUT_S = 120.0
 
@@ -83,10 +83,12 @@ def start(num_cpus: int | None = None) -> ClusterRecord:
     command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"]
     command += [f"--num-cpus={num_cpus}"] if num_cpus else []
     log = home / "cluster.log"
+    environment = head_environment()
     with open(log, "w") as output:
         process = subprocess.Popen(
-            command, env=head_environment(), stdout=output, stderr=output, start_new_session=True, cwd=home
+            command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=home
         )
+    hand_over(Path(environment[SOCKET]).parent, process.pid)
     record = ClusterRecord(process.pid, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", folder)
     _record_path().write_text(json.dumps(asdict(record)))
     try:
@@ -138,6 +140,7 @@ def stop() -> bool:
     end(members + [head], wait_s=10)
     _record_path().unlink(missing_ok=True)
     shutil.rmtree(record.folder, ignore_errors=True)
+    sweep()
     return True
 
 

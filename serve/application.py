@@ -31,6 +31,7 @@ class ScaleConfig:
         robots_per_replica: open connections at which another replica is started.
         num_cpus, num_gpus: what a replica reserves.
         drain_s: how long a replica that is replaced keeps its robots while a new one starts; a start takes less.
+        upscale_delay_s, downscale_delay_s: how long there must be too many, or too few, before that is acted on.
     """
 
     min_replicas: int = 1
@@ -39,6 +40,8 @@ class ScaleConfig:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     drain_s: float = 30.0
+    upscale_delay_s: float = 5.0
+    downscale_delay_s: float = 120.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_replicas <= self.max_replicas:
@@ -46,7 +49,8 @@ class ScaleConfig:
                 f"scale.min_replicas is {self.min_replicas} and scale.max_replicas {self.max_replicas}; "
                 "expected 1 <= min <= max."
             )
-        if self.robots_per_replica < 1 or self.num_cpus <= 0 or self.num_gpus < 0 or self.drain_s <= 0:
+        delays = (self.drain_s, self.upscale_delay_s, self.downscale_delay_s)
+        if self.robots_per_replica < 1 or self.num_cpus <= 0 or self.num_gpus < 0 or min(delays) <= 0:
             raise ConfigError(f"scale is {self}; its numbers must be positive.")
 
 
@@ -149,8 +153,8 @@ def build(config: PostConfig, scale: ScaleConfig, folder: Path, max_connections:
             "min_replicas": scale.min_replicas,
             "max_replicas": scale.max_replicas,
             "target_ongoing_requests": scale.robots_per_replica,
-            "upscale_delay_s": 5.0,
-            "downscale_delay_s": 120.0,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
         }
     return serve.deployment(**options)(serve.ingress()(PostReplica)).bind(config, str(folder))
 
@@ -159,5 +163,11 @@ def deploy(config: PostConfig, scale: ScaleConfig, folder: Path, host: str, port
     """Start Serve at an address, or replace what runs there, and wait until it is ready."""
     from ray import serve
 
-    serve.start(http_options={"host": host, "port": port, "location": "EveryNode"})
+    options: Any = {"host": host, "port": port, "location": "EveryNode"}
+    try:
+        serve.start(http_options=options)
+    except TimeoutError:
+        # A minute is what Serve gives its proxies, whatever they are set to; a busy machine needs longer.
+        log.warning("Serve's proxies are slow to start; going on as soon as they are there")
+        serve.start(http_options=options)
     serve.run(build(config, scale, folder, config.rate.max_connections), name=NAME, route_prefix="/", blocking=False)

@@ -6,18 +6,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.settings import build_config
 from st4vla.platform.ports import free_ports
 from st4vla.platform.ray_engine import LOCAL, EngineConfig, connect
-from st4vla.platform.serve_environment import serve_environment
+from st4vla.platform.serve_environment import serve_settings
 from st4vla.serve.access import KeyFile
 from st4vla.serve.application import ScaleConfig, control_actor, deploy
 from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
@@ -30,8 +28,6 @@ from st4vla.serve.route import wait_for_direct_route
 
 log = logging.getLogger(__name__)
 LONGEST_FINISH_S = 20.0
-# Names the folder of one application's proxies, and is in their environment.
-SOCKET = "RAY_SERVE_HAPROXY_SOCKET_PATH"
 
 
 @dataclass(frozen=True)
@@ -93,11 +89,10 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_doors(config)
     found = [resolve(model, config.post.loader, config.post.tracking_uri) for model in config.models]
-    os.environ.update(serve_environment(config.scale.drain_s))
     port = config.serve_port or free_ports(1)[0]
     post = replace(config.post, watch=config.post.watch.absolute(), leave_s=0.8 * config.scale.drain_s)
     is_local = engine.address == LOCAL
-    with no_proxy_left(), open_gate(config, port, folder, is_local), connect(engine):
+    with serve_settings(config.scale.drain_s) as place, open_gate(config, port, folder, is_local), connect(engine):
         control = control_actor(str(folder))
         ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
 
@@ -108,7 +103,7 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
         try:
             deploy(post, config.scale, folder, config.serve_host, port)
             if is_local:
-                wait_for_direct_route(Path(os.environ[SOCKET]).parent)
+                wait_for_direct_route(place)
             yield Application(tuple(found), renew)
         finally:
             if is_local:
@@ -131,19 +126,6 @@ def open_gate(config: ServeConfig, port: int, folder: Path, is_local: bool) -> I
         yield
     finally:
         gate.close()
-
-
-@contextmanager
-def no_proxy_left() -> Iterator[None]:
-    """End the HAProxies that a local Serve leaves behind: Ray does not end them with their actors."""
-    try:
-        yield
-    finally:
-        for process in psutil.process_iter(["name", "environ"]):
-            mine = (process.info["environ"] or {}).get(SOCKET) == os.environ[SOCKET]
-            if process.info["name"] == "haproxy" and mine:
-                with suppress(psutil.NoSuchProcess):
-                    process.terminate()
 
 
 def let_finish(control: Any) -> None:

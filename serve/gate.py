@@ -12,11 +12,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from st4vla.platform.errors import ConfigError
 
 log = logging.getLogger(__name__)
 RESTART_PAUSE_S = 0.2
+LONGEST_START_S = 30.0
+# Two pictures pass in few pieces: with HAProxy's own 16 KiB their way through takes a third longer.
+BUFFER_BYTES = 131_072
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Pictures are not worth the milliseconds that compressing them takes, and a client that would could not be told.
+# The other header lets Serve hand frames to us directly, without a task that reads ahead to see a robot leave: the
+# doors see that themselves.
+WEBSOCKETS = """    http-request del-header Sec-WebSocket-Extensions
+    http-request set-header X-Request-Disconnect-Disabled ?1 if { hdr(upgrade) -i websocket }
+"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ frontend vla_eval from doors
     http-request del-header X-Forwarded-For
     http-request deny deny_status 404 if {{ path_beg /-/ }}
     http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_bytes} }}
-    http-request set-path /vla-eval if {{ path / }}
+{WEBSOCKETS}    http-request set-path /vla-eval if {{ path / }}
     use_backend serve
 """
         if config.vla_eval_port
@@ -87,6 +98,7 @@ frontend vla_eval from doors
     return f"""global
     maxconn {config.max_connections}
     nbthread 1
+    tune.bufsize {BUFFER_BYTES}
     tune.ssl.default-dh-param 2048
 defaults doors
     mode http
@@ -108,7 +120,7 @@ frontend robots from doors
     http-request del-header X-Forwarded-For
     http-request deny deny_status 404 if {{ path_beg /-/ }}
     http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_bytes} }}
-    use_backend serve
+{WEBSOCKETS}    use_backend serve
 {vla_eval}
 backend serve from doors
     retries 3
@@ -147,12 +159,26 @@ class Gate:
         if checked.returncode:
             raise ConfigError(f"the gate cannot be set up so: {checked.stderr.strip()[-600:]}")
         self._start()
-        time.sleep(0.1)
-        if self._process is not None and self._process.poll() is not None:
+        if not self._listens():
+            self.close()
             raise ConfigError(
                 f"nothing can listen at {self._config.host}:{self._config.port}; choose another gate.port."
             )
         self._keeper.start()
+
+    def _listens(self) -> bool:
+        """Wait until it has its port; say whether it got it."""
+        assert self._process is not None
+        until = time.monotonic() + LONGEST_START_S
+        while self._process.poll() is None and time.monotonic() < until:
+            try:
+                sockets = psutil.Process(self._process.pid).net_connections("inet")
+            except psutil.NoSuchProcess:
+                return False
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == self._config.port for one in sockets):
+                return True
+            time.sleep(0.02)
+        return False
 
     def close(self) -> None:
         """End it."""

@@ -301,7 +301,10 @@ class Post:
         except Exception as error:  # as in `_follow`
             log.debug("no status was given: %s", type(error).__name__)
             return False
-        return any(one["generation"] > self._generation and one["production"] for one in replicas.values())
+        # Where no newer deployment has begun, there are too many of us, and another one of this deployment will do.
+        newest = self.desk.state.generation
+        others = (one for name, one in replicas.items() if name != self.name)
+        return any(one["generation"] >= newest and one["production"] and not one["draining"] for one in others)
 
 
 def is_draining(address: str) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ class Session:
     planning: bool = False
     sequence: int = -1
     actions: np.ndarray | None = None
-    motions: tuple[Any, ...] = ()
+    motions: Sequence[Any] = ()
     noise_seed: int = field(init=False)
 
     def __post_init__(self) -> None:

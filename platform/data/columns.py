@@ -12,10 +12,8 @@ import pyarrow as pa
 from st4vla.platform.data.disk import read_json
 from st4vla.platform.data.lerobot_features import COLUMN_PREFIX
 from st4vla.platform.data.lerobot_meta import DatasetMeta, read_table
+from st4vla.platform.data.parts import Part, offers
 from st4vla.platform.errors import DataError
-
-# Part of a column: (column, start, end); end None is the column's end.
-Part = tuple[str, int, int | None]
 
 
 @dataclass(frozen=True)
@@ -27,25 +25,32 @@ class Columns:
     task_index: np.ndarray
 
 
-def load_columns(meta: DatasetMeta, action: Sequence[str], state: Sequence[str]) -> Columns:
-    """Read the chosen columns, or named parts of them, of every episode in order.
+def load_columns(
+    meta: DatasetMeta,
+    action_parts: Sequence[Part],
+    state_parts: Sequence[Part],
+    openings: Mapping[str, Sequence[float]] | None = None,
+) -> Columns:
+    """Read the chosen parts of columns of every episode in order.
+
+    Args:
+        openings: by the name of a gripper's part, its values when closed and when open; they become 0 and 1.
 
     Raises:
         DataError: a column is missing, an episode has too few rows, or a value is not finite; file, row and key named.
     """
-    action_parts = _parts(meta, "action", action, "action")
-    state_parts = _parts(meta, "state", state, "observation.state")
     if not action_parts:
-        raise DataError(f"{meta.folder} has no column 'action'; name the parts to act with: {_offers(meta, 'action')}.")
+        raise DataError(f"{meta.folder} has no column 'action'; name the parts to act with: {offers(meta, 'action')}.")
     actions, states, tasks = [], [], []
     for path, entries in groupby(meta.episodes, key=lambda entry: entry.data_path):
         table = read_table(path)
-        columns = {key: _column(table, path, key) for key, _, _ in (*action_parts, *state_parts)}
+        columns = {part.key: _column(table, path, part.key) for part in (*action_parts, *state_parts)}
+        _check_widths(columns, (*action_parts, *state_parts), path)
         for entry in entries:
             rows = slice(entry.data_row, entry.data_row + entry.length)
             _check_rows(table, path, entry.index, rows)
-            actions.append(_join(columns, action_parts, rows))
-            states += [_join(columns, state_parts, rows)] if state_parts else []
+            actions.append(_join(columns, action_parts, rows, openings or {}))
+            states += [_join(columns, state_parts, rows, openings or {})] if state_parts else []
             tasks.append(_task_numbers(table, rows))
     if not actions:
         raise DataError(f"{meta.folder} holds no episode yet; collect some first.")
@@ -103,34 +108,6 @@ def _stated(meta: DatasetMeta) -> tuple[Path, Mapping[str, Any]]:
     return path, read_json(path)
 
 
-def _parts(meta: DatasetMeta, group: str, wanted: Sequence[str], default: str) -> list[Part]:
-    """Say which part of which column each wanted name means: a column's name, or one of modality.json."""
-    if tuple(wanted) == ("none",):
-        return []
-    if not wanted:
-        return [(default, 0, None)] if default in meta.features else []
-    named = _modality(meta).get(group, {})
-    parts: list[Part] = []
-    for name in wanted:
-        if name in named:
-            parts.append((named[name].get("original_key", default), named[name]["start"], named[name]["end"]))
-        elif name in meta.features:
-            parts.append((name, 0, None))
-        else:
-            raise DataError(f"{meta.folder} has no {group} {name!r}; it has {_offers(meta, group)}.")
-    return parts
-
-
-def _offers(meta: DatasetMeta, group: str) -> str:
-    named = list(_modality(meta).get(group, {}))
-    return ", ".join(named + [key for key in meta.features if group in key and key not in named]) or "none"
-
-
-def _modality(meta: DatasetMeta) -> Mapping[str, Any]:
-    path = meta.folder / "meta" / "modality.json"
-    return read_json(path) if path.exists() else {}
-
-
 def _column(table: pa.Table, path: Path, key: str) -> np.ndarray:
     if key not in table.column_names:
         raise DataError(f"{path} has no column {key!r}; it has {', '.join(table.column_names)}.")
@@ -165,8 +142,26 @@ def _check_rows(table: pa.Table, path: Path, episode: int, rows: slice) -> None:
             raise DataError(f"{path} rows {rows.start}..{rows.stop - 1} are of episodes {sorted(seen)}, not {episode}.")
 
 
-def _join(columns: Mapping[str, np.ndarray], parts: Sequence[Part], rows: slice) -> np.ndarray:
-    return np.concatenate([columns[key][rows, start:end] for key, start, end in parts], axis=1)
+def _check_widths(columns: Mapping[str, np.ndarray], parts: Sequence[Part], path: Path) -> None:
+    for part in parts:
+        if part.end > columns[part.key].shape[1]:
+            raise DataError(
+                f"{path}: {part.key!r} has rows of width {columns[part.key].shape[1]}, and part {part.name!r} of it "
+                f"ends at {part.end}; meta/ describes other data: copy the dataset again."
+            )
+
+
+def _join(
+    columns: Mapping[str, np.ndarray], parts: Sequence[Part], rows: slice, openings: Mapping[str, Sequence[float]]
+) -> np.ndarray:
+    found = []
+    for part in parts:
+        values = columns[part.key][rows, part.start : part.end]
+        if part.name in openings:
+            closed, opened = openings[part.name]
+            values = np.clip((values - closed) / (opened - closed), 0, 1).astype(np.float32)
+        found.append(values)
+    return np.concatenate(found, axis=1)
 
 
 def _task_numbers(table: pa.Table, rows: slice) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,36 +10,15 @@ import pyarrow as pa
 
 from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
 from st4vla.platform.data import annotations, grounding, internvla_annotations, video
+from st4vla.platform.data.address import title_of
 from st4vla.platform.data.columns import Columns, load_columns, load_own_columns, stated_statistics_widths
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.frame_cache import FrameCache
+from st4vla.platform.data.lerobot_config import DatasetConfig, choose_cameras, local_folder, short_name
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
-from st4vla.platform.data.statistics import EmbodimentStatistics, Statistics
-from st4vla.platform.errors import DataError
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    """Which dataset, and what of it.
-
-    Attributes:
-        path: its folder, the one that holds meta/.
-        action, state: columns, or parts that modality.json names, to join into the action and the state; () takes the
-            columns "action" and "observation.state". ("none",) as the state reads no state.
-        cameras: cameras to read, by their short names; () for all.
-        statistics_key: embodiment the statistics are kept under; "" takes the dataset's robot_type.
-    """
-
-    path: str
-    action: tuple[str, ...] = ()
-    state: tuple[str, ...] = ()
-    cameras: tuple[str, ...] = ()
-    statistics_key: str = ""
-
-    def __post_init__(self) -> None:
-        """Turn the lists that YAML gives into tuples."""
-        for name in ("action", "state", "cameras"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+from st4vla.platform.data.parts import Part, choose_parts, layout
+from st4vla.platform.data.statistics import EmbodimentStatistics, Slice, Statistics
+from st4vla.platform.errors import ConfigError, DataError
 
 
 def open_dataset(
@@ -62,9 +40,11 @@ class LeRobotDataset:
     """
 
     def __init__(self, config: DatasetConfig, cache: FrameCache | None = None) -> None:
-        self.config, self.folder, self._cache = config, Path(config.path), cache
+        self.config, self.folder, self._cache = config, local_folder(config), cache
         self.meta: DatasetMeta = read_meta(self.folder)
-        self.cameras: dict[str, str] = _choose_cameras(self.meta, config.cameras)
+        self.cameras: dict[str, str] = choose_cameras(self.meta, config)
+        # The names that the frame cache and the annotations know are the recording's own, whatever a user calls them.
+        self.recorded_cameras = {name: short_name(key) for name, key in self.cameras.items()}
         self.statistics_key = config.statistics_key or str(self.meta.info.get("robot_type") or "default")
         self._ends = np.cumsum([entry.length for entry in self.meta.episodes])
         self._annotation_tables: dict[Path, tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
@@ -72,6 +52,11 @@ class LeRobotDataset:
     def __len__(self) -> int:
         """Give the number of frames."""
         return self.num_frames
+
+    @property
+    def name(self) -> str:
+        """Give the short name for logs and lineage."""
+        return title_of(self.config.path)
 
     @property
     def num_episodes(self) -> int:
@@ -103,7 +88,17 @@ class LeRobotDataset:
     @cached_property
     def columns(self) -> Columns:
         """Give the actions, states and task numbers of all frames, read at first use."""
-        return load_columns(self.meta, self.config.action, self.config.state)
+        return load_columns(self.meta, self.action_parts, self.state_parts, self.config.openings)
+
+    @cached_property
+    def action_parts(self) -> list[Part]:
+        """Give the parts that the action is joined from, in order."""
+        return choose_parts(self.meta, "action", self.config.action, self.config.parts)
+
+    @cached_property
+    def state_parts(self) -> list[Part]:
+        """Give the parts that the state is joined from, in order; none without a state."""
+        return choose_parts(self.meta, "state", self.config.state, self.config.parts)
 
     @cached_property
     def own_columns(self) -> dict[str, np.ndarray]:
@@ -121,7 +116,24 @@ class LeRobotDataset:
         """
         stated_statistics_widths(self.meta)
         state = Statistics.of(self.columns.states) if self.columns.states is not None else None
-        return EmbodimentStatistics(self.statistics_key, Statistics.of(self.columns.actions), state)
+        action, (action_slices, state_slices) = Statistics.of(self.columns.actions), self._slices()
+        return EmbodimentStatistics(self.statistics_key, action, state, action_slices, state_slices)
+
+    def _slices(self) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
+        """Give how the parts of action and state are scaled where the settings say so, else ()."""
+        scaling, both = self.config.scaling, (self.action_parts, self.state_parts)
+        known = {part.name for parts in both for part in parts}
+        if unknown := sorted(set(scaling) - known):
+            raise ConfigError(
+                f"scaling names {', '.join(unknown)}; {self.folder} is read as {', '.join(sorted(known))}."
+            )
+        slices = [
+            tuple(Slice(part.name, start, end, scaling.get(part.name, "q99")) for part, start, end in layout(parts))
+            if any(part.name in scaling for part in parts)
+            else ()
+            for parts in both
+        ]
+        return slices[0], slices[1]
 
     def entry(self, index: int) -> tuple[EpisodeEntry, int]:
         """Give the episode that frame `index` belongs to, and the frame's place in it."""
@@ -143,9 +155,9 @@ class LeRobotDataset:
     def image(self, index: int, camera: str) -> np.ndarray:
         """Give uint8 [H,W,3] of one frame of one camera."""
         if self._cache is not None:
-            return np.array(self._cached_frames[camera][index])
+            return np.array(self._cached_frames[self.recorded_cameras[camera]][index])
         entry, place = self.entry(index)
-        return self._decode(camera, entry, place, 1)[0]
+        return self._decode(self.cameras[camera], entry, place, 1)[0]
 
     def action_sample(self, index: int, chunk_length: int) -> ActionSample:
         """Give frame `index` with its next `chunk_length` actions; after the episode's end the last one is repeated."""
@@ -166,7 +178,7 @@ class LeRobotDataset:
         """Give our annotation of one frame of one camera, None if it has none."""
         entry, place = self.entry(index)
         table, rows = self._annotation_rows(entry)
-        row = rows.get((entry.index, place, camera))
+        row = rows.get((entry.index, place, self.recorded_cameras.get(camera, camera)))
         if row is None:
             return None
         return annotations.from_row({name: table[name][row].as_py() for name in annotations.CONTENT})
@@ -210,7 +222,7 @@ class LeRobotDataset:
             task=entry.task,
             actions=self.columns.actions[rows],
             states=None if self.columns.states is None else self.columns.states[rows],
-            frames={camera: self._decode(camera, entry, 0, entry.length) for camera in self.cameras},
+            frames={name: self._decode(key, entry, 0, entry.length) for name, key in self.cameras.items()},
             annotations={name: [n for n in own if n is not None] for name, own in notes.items() if None not in own},
             fps=self.fps,
             seed=entry.seed,
@@ -228,42 +240,31 @@ class LeRobotDataset:
         return self._annotation_tables[entry.annotation_path]
 
     def _foreign_annotations(self, entry: EpisodeEntry) -> pa.Table | None:
-        if entry.annotation_path.exists() or not internvla_annotations.is_annotated(
-            self.meta.features, [*self.cameras]
-        ):
+        recorded = self.recorded_cameras.values()
+        if entry.annotation_path.exists() or not internvla_annotations.is_annotated(self.meta.features, [*recorded]):
             return None
-        sizes = {camera: self._size(camera) for camera in self.cameras}
-        notes = internvla_annotations.read_annotations(entry, [*self.cameras], sizes)
+        sizes = {theirs: self._size(self.cameras[ours]) for ours, theirs in self.recorded_cameras.items()}
+        notes = internvla_annotations.read_annotations(entry, [*recorded], sizes)
         return annotations.to_table(notes, entry.index, entry.first_frame)
 
     @cached_property
     def _cached_frames(self) -> Mapping[str, np.ndarray]:
         assert self._cache is not None
-        shapes = {name: (self.num_frames, *self._size(name), 3) for name in self.cameras}
-        return self._cache.open(self.digest, shapes, self._all_frames)
+        keys = {theirs: self.cameras[ours] for ours, theirs in self.recorded_cameras.items()}
+        shapes = {theirs: (self.num_frames, *self._size(key), 3) for theirs, key in keys.items()}
+        return self._cache.open(self.digest, shapes, lambda theirs: self._all_frames(keys[theirs]))
 
-    def _all_frames(self, camera: str) -> Iterator[np.ndarray]:
+    def _all_frames(self, key: str) -> Iterator[np.ndarray]:
         for entry in self.meta.episodes:
-            yield self._decode(camera, entry, 0, entry.length)
+            yield self._decode(key, entry, 0, entry.length)
 
-    def _decode(self, camera: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
-        span = entry.videos[self.cameras[camera]]
+    def _decode(self, key: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
+        span = entry.videos[key]
         return video.decode(span.path, span.first_frame + start, count, self.fps)
 
-    def _size(self, camera: str) -> tuple[int, int]:
-        height, width = self.meta.features[self.cameras[camera]]["shape"][:2]
+    def _size(self, key: str) -> tuple[int, int]:
+        height, width = self.meta.features[key]["shape"][:2]
         return int(height), int(width)
-
-
-def _choose_cameras(meta: DatasetMeta, wanted: Sequence[str]) -> dict[str, str]:
-    """Map short camera names to feature keys: the part behind "observation.images." or "video."."""
-    short: dict[str, str] = {}
-    for key in meta.video_keys:
-        short[key.removeprefix("observation.images.").removeprefix("video.")] = key
-    missing = [name for name in wanted if name not in short]
-    if missing:
-        raise DataError(f"{meta.folder} has no camera {', '.join(missing)}; it has {', '.join(short) or 'none'}.")
-    return {name: short[name] for name in wanted} if wanted else short
 
 
 def _load_annotations(path: Path) -> pa.Table:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -107,21 +108,21 @@ class PictureQuestions:
         return self._pictures.ask(self._places[item], rng)
 
 
-def read_picture(path: Path, where: str) -> np.ndarray:
-    """Read a picture as uint8 [H,W,3].
+def read_picture(source: Path | BinaryIO, where: str) -> np.ndarray:
+    """Read a picture, a file or its content, as uint8 [H,W,3].
 
     Raises:
         DataError: it is not there, no picture, cut short, or larger than MAX_PIXELS.
     """
+    name = str(source) if isinstance(source, Path) else "in it"
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{where}: {path} has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read."
-                )
+                size = f"{image.width}x{image.height}"
+                raise DataError(f"{where}: the picture {name} has {size} pixels; at most {MAX_PIXELS} are read.")
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise DataError(f"{where}: the picture {path} cannot be read: {error}; fetch it again.") from error
+        raise DataError(f"{where}: the picture {name} cannot be read: {error}; fetch it again.") from error
 
 
 def checked_box(box: Sequence[float], size: Size, where: str) -> Box:

@@ -13,7 +13,10 @@ from rich.table import Table
 
 from st4vla.platform.data.disk import disk_error, write_file
 from st4vla.platform.data.draw import contact_sheet, draw_frame
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
+from st4vla.platform.data.parts import Group, named_parts
+from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError
 
 # A drawn frame is this wide at least; smaller frames are enlarged a whole number of times.
@@ -25,11 +28,12 @@ class ShowConfig:
     """What is drawn.
 
     Attributes:
-        dataset: folder of the dataset.
+        dataset: folder or address of the dataset.
         out: folder the pictures go to.
         episodes: how many episodes, spread evenly over the dataset; 0 for all.
         frames: frames of each episode, spread evenly over it.
         cameras: cameras to draw; () for all.
+        downloads: folder that a dataset with an address is fetched to.
     """
 
     dataset: str
@@ -37,6 +41,7 @@ class ShowConfig:
     episodes: int = 12
     frames: int = 6
     cameras: tuple[str, ...] = ()
+    downloads: str = DOWNLOADS
 
     def __post_init__(self) -> None:
         """Check the counts and that a dataset is named."""
@@ -50,10 +55,10 @@ class ShowConfig:
 def main(cfg: Mapping[str, Any]) -> None:
     """Run `st4vla show`: draw the dataset and print what it holds."""
     given: dict[str, Any] = {
-        name: cfg[name] for name in ("out", "episodes", "frames", "cameras") if cfg.get(name) is not None
+        name: cfg[name] for name in ("out", "episodes", "frames", "cameras", "downloads") if cfg.get(name) is not None
     }
     config = ShowConfig(dataset=cfg["dataset"] or "", **given)
-    dataset = open_dataset(DatasetConfig(config.dataset, cameras=config.cameras))
+    dataset = open_dataset(DatasetConfig(config.dataset, cameras=config.cameras, downloads=config.downloads))
     page = show(dataset, config)
     Console().print(summary_table(dataset))
     Console().print(f"{page}", soft_wrap=True)
@@ -102,6 +107,8 @@ def summary_table(dataset: LeRobotDataset) -> Table:
     table.add_row("instructions", f"{len(dataset.meta.tasks)} different")
     tasks = sorted({entry.task for entry in dataset.meta.episodes if entry.task})
     table.add_row("tasks", ", ".join(f"{name} {_count(dataset, name)}" for name in tasks) or "not named")
+    for group in ("action", "state"):
+        table.add_row(f"{group} parts", _parts(dataset, group))
     table.add_row("annotated frames", f"{_annotated(dataset)}")
     table.add_row("digest", dataset.digest[:16])
     return table
@@ -119,6 +126,11 @@ def _facts(dataset: LeRobotDataset, index: int) -> str:
 
 def _spread(count: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist() if count else []
+
+
+def _parts(dataset: LeRobotDataset, group: Group) -> str:
+    parts = named_parts(dataset.meta, group).values()
+    return "\n".join(f"{one.name}: {one.key}[{one.start}:{one.end}] {one.unit}".rstrip() for one in parts) or "none"
 
 
 def _count(dataset: LeRobotDataset, task: str) -> int:

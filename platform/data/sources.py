@@ -1,5 +1,6 @@
 """Sources of a mixture: the action samples and the grounding questions of a dataset."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,10 @@ import pyarrow.compute as pc
 from st4vla.platform.contracts import ActionSample, GroundingSample
 from st4vla.platform.data.grounding import KINDS, GroundingConfig, choose
 from st4vla.platform.data.lerobot_reader import LeRobotDataset
+from st4vla.platform.data.pauses import moving_frames
 from st4vla.platform.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 
 class ActionSource:
@@ -18,7 +22,7 @@ class ActionSource:
     def __init__(self, dataset: LeRobotDataset, chunk_length: int, episodes: Sequence[int] | None = None) -> None:
         if chunk_length < 1:
             raise ConfigError(f"chunk_length is {chunk_length}; expected 1 or more control steps.")
-        self.name, self.dataset, self.chunk_length = f"{dataset.folder.name}/action", dataset, chunk_length
+        self.name, self.dataset, self.chunk_length = f"{dataset.name}/action", dataset, chunk_length
         self._frames = frames_of(dataset, episodes)
 
     def __len__(self) -> int:
@@ -39,7 +43,7 @@ class GroundingSource:
         config: GroundingConfig | None = None,
         episodes: Sequence[int] | None = None,
     ) -> None:
-        self.name, self.dataset = f"{dataset.folder.name}/grounding", dataset
+        self.name, self.dataset = f"{dataset.name}/grounding", dataset
         self.config = config or GroundingConfig()
         wanted = set(range(dataset.num_episodes) if episodes is None else episodes)
         self._items = [item for index in sorted(wanted) for item in self._answerable(index)]
@@ -74,21 +78,32 @@ class GroundingSource:
         }
         asked = [can[kind] for kind in KINDS if self.config.weight(kind) > 0]
         cameras = self.config.cameras or tuple(self.dataset.cameras)
+        ours = {self.dataset.recorded_cameras.get(camera, camera): camera for camera in cameras}
         rows = zip(np.any(asked, axis=0), table["frame_index"].to_pylist(), table["camera"].to_pylist(), strict=True)
-        return [(entry.first_frame + frame, camera) for able, frame, camera in rows if able and camera in cameras]
+        return [(entry.first_frame + frame, ours[camera]) for able, frame, camera in rows if able and camera in ours]
 
 
 def frames_of(dataset: LeRobotDataset, episodes: Sequence[int] | None = None) -> np.ndarray:
     """Give the frame numbers of the chosen episodes, int64, in order.
 
     A frame that only repeats the one before it (`fresh` 0 in a recording of served actions) is left out: what
-    was done in it did not follow from what it shows.
+    was done in it did not follow from what it shows. So are pauses, where the dataset's settings ask for it.
     """
     chosen = dataset.meta.episodes if episodes is None else [dataset.meta.episodes[index] for index in episodes]
     spans = [np.arange(entry.first_frame, entry.first_frame + entry.length) for entry in chosen]
+    if (pauses := dataset.config.drop_pauses) is not None:
+        actions, parts, form = dataset.columns.actions, dataset.action_parts, dataset.config.action_form
+        moving = [span[moving_frames(actions[span], parts, form, pauses)] for span in spans]
+        log.info("%s: %d of %d frames are pauses", dataset.name, *_dropped(spans, moving))
+        spans = moving
     frames = np.concatenate(spans) if spans else np.zeros(0, np.int64)
     fresh = dataset.own_columns.get("fresh")
     return frames if fresh is None else frames[fresh[frames] > 0]
+
+
+def _dropped(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> tuple[int, int]:
+    total = sum(map(len, before))
+    return total - sum(map(len, after)), total
 
 
 def split_episodes(num_episodes: int, held_out_share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -52,7 +52,7 @@ def add_noise(actions: Tensor, noise: Tensor, steps_B: Tensor, total: int) -> Te
     return levels.sqrt() * actions + (1 - levels).sqrt() * noise
 
 
-def noise_loss(
+def noise_errors(
     denoiser: Denoiser,
     actions_BTA: Tensor,
     is_pad_BT: Tensor,
@@ -60,8 +60,12 @@ def noise_loss(
     draws: int,
     total: int,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """Give the mean squared error of the predicted noise over `draws` noisings of every row; padding carries none."""
+) -> tuple[Tensor, Tensor]:
+    """Predict the noise in `draws` noisings of every row, draw by draw.
+
+    Returns:
+        squared errors [R*B,T,A], zero at padding, and [R*B,T,1], true where there is none.
+    """
     device = actions_BTA.device
     actions = actions_BTA.repeat(draws, 1, 1)
     steps = torch.randint(0, total, (len(actions),), generator=generator, device=device)
@@ -72,8 +76,19 @@ def noise_loss(
         condition = denoiser.drop_condition(condition, chances)
     predicted = denoiser(add_noise(actions, noise, steps, total), steps, condition)
     counts = (~is_pad_BT).repeat(draws, 1)[..., None]
-    errors = (predicted.float() - noise.float()).square() * counts
-    return errors.sum() / (counts.sum().clamp(min=1) * actions.shape[2])
+    return (predicted.float() - noise.float()).square() * counts, counts
+
+
+def mean_error(errors: Tensor, counts: Tensor) -> Tensor:
+    """Give the mean of squared errors that count."""
+    return errors.sum() / (counts.sum().clamp(min=1) * errors.shape[2])
+
+
+def row_errors(errors: Tensor, counts: Tensor, rows: int) -> Tensor:
+    """Give each row's own mean [B] over its draws."""
+    sums = errors.detach().sum((1, 2)).view(-1, rows).sum(0)
+    seen = counts.sum((1, 2)).view(-1, rows).sum(0).clamp(min=1)
+    return sums / (seen * errors.shape[2])
 
 
 def guided_noise(denoiser: Denoiser, x: Tensor, step: int, condition: Tensor, guidance: float) -> Tensor:

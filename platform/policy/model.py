@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.policy.denoiser import Denoiser
 from st4vla.platform.policy.dense import PLACE, DenseHead, place_of_peak
-from st4vla.platform.policy.diffusion import Guide, noise_loss, sample_ddim
+from st4vla.platform.policy.diffusion import Guide, mean_error, noise_errors, row_errors, sample_ddim
 from st4vla.platform.policy.planner import Planner
 from st4vla.platform.policy.query import QueryTransformer, ScaleGradient
 from st4vla.platform.policy.vision import FrameEncoder
@@ -74,11 +74,14 @@ class St4vlaModel(nn.Module):
         return torch.cat(tokens, dim=1)
 
     def action_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Give the noise-prediction loss; the planner and the condition run once for all noise draws."""
+        """Give the noise-prediction loss; the planner and the condition run once for all noise draws.
+
+        A batch that says which dataset each row is of ("dataset") also gets "rows" [B], each row's own, for the log.
+        """
         plan, mask = self.plan(batch)
         condition = self.condition(plan, mask, batch["images"], batch.get("state"))
         expert = self.config.expert
-        loss = noise_loss(
+        errors, counts = noise_errors(
             self.action_expert,
             batch["actions"].to(condition.dtype),
             batch["is_pad"],
@@ -87,7 +90,8 @@ class St4vlaModel(nn.Module):
             expert.diffusion_steps,
             generator,
         )
-        return {"loss": loss}
+        losses = {"loss": mean_error(errors, counts)}
+        return losses | {"rows": row_errors(errors, counts, len(plan))} if "dataset" in batch else losses
 
     def grounding_loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give "answer" (next-token), "dense" and "where" if there are any, and their weighted sum "loss"."""

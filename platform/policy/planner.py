@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from st4vla.platform.errors import PolicyError
 from st4vla.platform.policy.config import PlannerConfig
 from st4vla.platform.policy.dense import DenseHead, WhereHead
+from st4vla.platform.policy.packing import Packing, no_mask
 from st4vla.platform.policy.planner_build import build_vlm, image_constants
 from st4vla.platform.policy.planner_vision import encode_views, patchify
 
@@ -53,8 +54,8 @@ class Planner(nn.Module):
 
     def read(self, batch: Mapping[str, Tensor], cache: DynamicCache | None = None) -> tuple[Tensor, Tensor]:
         """Give the last hidden layer [B,L,D], and the merged vision tokens [N,K,D] that went into it."""
-        output, tokens_NKD = self._run(batch, cache)
-        return output.last_hidden_state, tokens_NKD
+        last, _, tokens_NKD = self._run(batch, cache)
+        return last, tokens_NKD
 
     def plan(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Give the plan [B,L,P], the last hidden layer [B,L,D], and the merged vision tokens [N,K,D].
@@ -62,9 +63,8 @@ class Planner(nn.Module):
         P is D, or as many times D as `plan_layers` names layers.
         """
         layers = self.config.plan_layers
-        output, tokens_NKD = self._run(batch, None, several=bool(layers))
-        last = output.last_hidden_state
-        return torch.cat([output.hidden_states[i] for i in layers], dim=-1) if layers else last, last, tokens_NKD
+        last, states, tokens_NKD = self._run(batch, None, several=bool(layers))
+        return torch.cat([states[i] for i in layers], dim=-1) if layers else last, last, tokens_NKD
 
     def padding(self) -> Tensor:
         """Give the plan [P] at a padding token that sees no token, as FlashAttention leaves it."""
@@ -77,31 +77,48 @@ class Planner(nn.Module):
 
     def _run(
         self, batch: Mapping[str, Tensor], cache: DynamicCache | None, several: bool = False
-    ) -> tuple[Any, Tensor]:
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """Give the last hidden layer, all of them where `several` are asked for, and the merged vision tokens."""
+        packing = Packing.of(batch)
+        ids, positions = batch["input_ids"], batch["position_ids"]
+        if packing is not None:
+            ids, positions = packing.pack(ids), packing.pack(positions)
         tokens_NKD, deep = self.see(batch["images"].flatten(0, 1))
-        is_image_BL = batch["input_ids"] == self.image_token_id
-        embeds_BLD = self.vlm.model.language_model.embed_tokens(batch["input_ids"])
+        is_image_BL = ids == self.image_token_id
+        embeds_BLD = self.vlm.model.language_model.embed_tokens(ids)
         tokens_NKD = tokens_NKD.to(embeds_BLD.dtype)
         embeds_BLD = embeds_BLD.masked_scatter(is_image_BL[..., None], tokens_NKD)
-        extra = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deep} if deep else {}
+        extra: dict[str, Any] = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deep} if deep else {}
+        if packing is not None:
+            extra["packing"] = packing
         output = self.vlm.model.language_model(
             inputs_embeds=embeds_BLD,
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
+            attention_mask=batch["attention_mask"] if packing is None else no_mask(ids),
+            position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
             output_hidden_states=several,
             **extra,
         )
-        return output, tokens_NKD
+        last, states = output.last_hidden_state, tuple(output.hidden_states) if several else ()
+        if packing is not None:
+            last, states = packing.unpack(last), tuple(packing.unpack(state) for state in states)
+        return last, states, tokens_NKD
 
     def grounding_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the next-token loss on the answers and, where the batch and the config have it, the dense loss."""
+        """Give the next-token loss on the answers and, where the batch and the config have it, the dense loss.
+
+        A batch that says which dataset each row is of ("dataset") also gets "rows" [B], each row's own, for the log.
+        """
         hidden_BLD, tokens_NKD = self.read(batch)
         labels = batch["labels"][:, 1:]
         spoken = labels != IGNORE
         logits = self.vlm.lm_head(hidden_BLD[:, :-1][spoken])
         losses = {"answer": F.cross_entropy(logits.float(), labels[spoken])}
+        if "dataset" in batch:
+            each = F.cross_entropy(logits.detach().float(), labels[spoken], reduction="none")
+            words = torch.zeros_like(spoken, dtype=each.dtype).masked_scatter(spoken, each)
+            losses["rows"] = words.sum(1) / spoken.sum(1).clamp(min=1)
         if self.dense_head is not None and "dense_labels" in batch:
             losses["dense"] = self.dense_head.loss(tokens_NKD, batch["dense_labels"], batch["dense_targets"])
         if self.where_head is not None and "answer_cells" in batch:

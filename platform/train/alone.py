@@ -13,8 +13,9 @@ import torch.distributed as dist
 from st4vla.platform.train.background import Background, Begin
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.folder import kept
+from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
-from st4vla.platform.train.stage import StageJob, run_stage
+from st4vla.platform.train.stage import run_stage
 
 
 class FolderReporter:

@@ -3,13 +3,13 @@
     begin(folder)   in the loop: copies weights and optimiser state, gives the function that writes them
     finish()        behind the loop: that function; it touches nothing training still changes
 
-At most one checkpoint is being written; the next one waits for it, so memory holds one copy at a time.
+At most one checkpoint is being written; the next one waits for it, so memory holds one copy, the same pages each time.
 """
 
 import copy
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,55 @@ Finish = Callable[[], object]
 Begin = Callable[[Path], Finish]
 
 
+class Snapshot:
+    """Copy nested states to host memory that is used again by the next copy: fresh pages cost more than the copying.
+
+    A copy is good until the next `take` of the same place. Between two calls of `settle` a tensor is copied once,
+    however often it is taken, unless it was written to in between. On a GPU the memory is pinned and all copies run as
+    one queue.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
+        # By address and version; what was copied is held, lest another tensor be given its address.
+        self._copied: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._device: torch.device | None = None
+
+    def take(self, value: Any, *place: Any) -> Any:
+        """Copy a state, so that later steps leave it as it is; a view becomes as small as it is."""
+        if isinstance(value, torch.Tensor):
+            return self._copy(value.detach(), place)
+        if isinstance(value, dict):
+            return type(value)((key, self.take(item, *place, key)) for key, item in value.items())
+        if isinstance(value, list | tuple):
+            return type(value)(self.take(item, *place, number) for number, item in enumerate(value))
+        return copy.deepcopy(value)
+
+    def settle(self) -> None:
+        """Wait until every copy is whole, and let go of what was copied."""
+        self._copied.clear()
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+
+    def _copy(self, value: torch.Tensor, place: tuple[Any, ...]) -> torch.Tensor:
+        key = (value.data_ptr(), value._version, value.dtype, value.shape, value.stride(), value.device)
+        if value.numel() and key in self._copied:
+            return self._copied[key][1]
+        kept = self._kept.get(place)
+        if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
+            kept = self._kept[place] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        if value.is_cuda:
+            self._device = value.device
+        self._copied[key] = value, kept
+        return kept.copy_(value, non_blocking=value.is_cuda)
+
+
 def copied(value: Any) -> Any:
-    """Copy a nested state to host memory, so that later steps leave it as it is; a view becomes as small as it is."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return type(value)((key, copied(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return type(value)(copied(item) for item in value)
-    return copy.deepcopy(value)
+    """Copy a nested state to host memory of its own."""
+    snapshot = Snapshot()
+    kept = snapshot.take(value)
+    snapshot.settle()
+    return kept
 
 
 class Background:
@@ -56,6 +96,12 @@ class Background:
             self.wait()
         finally:
             self._thread.shutdown()
+
+    def leave(self) -> None:
+        """Give what runs a while to end, and let go of the thread: for a loop that failed with an error of its own."""
+        if self._running is not None:
+            wait([self._running], PATIENCE_S)
+        self._thread.shutdown(wait=False)
 
 
 class Stopwatch:

@@ -1,9 +1,13 @@
 """Make each step's batches ahead of the step, in one order that any run and any number of workers shares."""
 
+import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from st4vla.platform.data.mixture import Loader, LoaderConfig, Mixture
+import numpy as np
+
+from st4vla.platform.data.mixture import Loader, LoaderConfig, Mixture, Source
 from st4vla.platform.data.prefetch import Prefetch
 from st4vla.platform.train.config import BatchConfig
 
@@ -11,11 +15,34 @@ Encode = Callable[[Sequence[Any]], Mapping[str, Any]]
 Cursor = dict[str, dict[str, int]]
 
 
+class Named:
+    """A source whose samples come with the name of their dataset."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.name = source, source.name
+        # What follows the last slash is the kind of sample; a name in the log has only letters that MLflow takes.
+        self.label = re.sub(r"[^\w. -]", "_", source.name.rpartition("/")[0] or source.name)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def load(self, item: int, rng: np.random.Generator) -> tuple[str, Any]:
+        return self.label, self.source.load(item, rng)
+
+
+def named(mixture: Mixture) -> Mixture:
+    """Give the same sequence of draws, each sample with the name of its dataset."""
+    twin = copy.copy(mixture)
+    twin.sources = tuple(Named(source) for source in mixture.sources)
+    return twin
+
+
 class StepBatches:
     """Read, encode and queue micro-batches of all sources on one thread.
 
-    Every source has one endless sequence of samples, which the workers share out, so the next position of each is all
-    that a checkpoint needs, whatever the number of workers that goes on from it.
+    Every kind of batch has one endless sequence of samples, which the workers share out, so the next position of each
+    is all that a checkpoint needs, whatever the number of workers that goes on from it. Where it mixes several
+    datasets, "dataset" in a batch names that of each row.
     """
 
     def __init__(
@@ -38,7 +65,7 @@ class StepBatches:
         self._loaders: dict[str, Loader] = {}
         for name, mixture in mixtures.items():
             share = sizes[name] // (num_workers * config.accumulation)
-            loader = Loader(mixture, LoaderConfig(share, prefetch=0), rank, num_workers)
+            loader = Loader(named(mixture), LoaderConfig(share, prefetch=0), rank, num_workers)
             loader.load_state_dict((cursor or {}).get(name) or loader.state_dict())
             self._loaders[name] = loader
         self._encoders = encoders
@@ -74,5 +101,11 @@ class StepBatches:
     def _make(self) -> Iterator[tuple[Cursor, dict[str, Any]]]:
         samples = {name: iter(loader) for name, loader in self._loaders.items()}
         while True:
-            made = {name: self._encoders[name](next(read)) for name, read in samples.items()}
+            made = {name: self._encode(name, next(read)) for name, read in samples.items()}
             yield self._cursor_of_loaders(), made
+
+    def _encode(self, name: str, read: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
+        labels, samples = zip(*read, strict=True)
+        batch = self._encoders[name](samples)
+        several = len(self._loaders[name].mixture.sources) > 1
+        return {**batch, "dataset": labels} if several else batch

@@ -179,6 +179,8 @@ class TrainConfig:
         steps: optimiser steps.
         loss_weights: weight of each loss by the batch it comes from; 0.1 on grounding was best in ST4VLA
             (arXiv 2602.10109, table 7).
+        packing: run the language model on tokens alone, without padding (`policy/packing.py`); the same losses up to
+            rounding, for less work where the rows of a batch differ in length.
         log_every: steps between progress rows (each is one small all-reduce and one device sync).
         seed: of the sample order, the initial weights, and every draw inside a step.
     """
@@ -195,6 +197,7 @@ class TrainConfig:
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     loss_weights: Mapping[str, float] = field(default_factory=lambda: {"robot": 1.0, "grounding": 0.1})
+    packing: bool = False
     log_every: int = 10
     seed: int = 0
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from st4vla.platform.errors import CheckpointError
 from st4vla.platform.train.average import Average
-from st4vla.platform.train.background import Finish, copied
+from st4vla.platform.train.background import Finish, Snapshot
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.objective import Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
@@ -61,7 +61,8 @@ def deepspeed_settings(config: TrainConfig, world_size: int, universal: bool = F
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "checkpoint": {"load_universal": universal},
+        # Every checkpoint's tag is the same constant, so workers need not compare theirs.
+        "checkpoint": {"load_universal": universal, "tag_validation": "Ignore"},
         "zero_optimization": {
             "stage": engine.zero_stage,
             "overlap_comm": engine.overlap_communication,
@@ -132,6 +133,7 @@ class TrainEngine:
         self._zero = deepspeed.zero
         self._world = {"workers": world_size, "zero_stage": config.engine.zero_stage}
         self._copies = self._engine.checkpoint_engine = copying_engine()
+        self.snapshot = Snapshot()
 
     @property
     def model(self) -> torch.nn.Module:
@@ -181,15 +183,17 @@ class TrainEngine:
         """Copy this worker's shards of weights and optimiser, with the loop's counters.
 
         Returns:
-            the function that writes them under `folder`; it may run beside later steps.
+            the function that writes them under `folder`, for after `snapshot.settle`; it may run beside later steps,
+            but must end before the next call of this one, which copies to the same memory.
 
         Raises:
             CheckpointError: from that function too, where the disk refuses.
         """
         files: list[tuple[Any, str]] = []
-        self._copies.take = lambda state, path: files.append((copied(state), path))
+        keep = self.snapshot.take
+        self._copies.take = lambda state, path: files.append((keep(state, Path(path).name), path))
         if self._average is not None:
-            files.append((copied(self._average.state()), str(folder / AVERAGE)))
+            files.append((keep(self._average.state(), AVERAGE), str(folder / AVERAGE)))
         with refused_by_disk(folder):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))

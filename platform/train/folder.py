@@ -12,6 +12,8 @@ from st4vla.platform.errors import ConfigError
 from st4vla.platform.train.config import SavingConfig
 
 SETTINGS = "settings.yaml"
+# Settings that are younger than some run folders, as the runs in those had them.
+SINCE = {"packing": False}
 LATEST, BEST = "checkpoint", "best"
 ROW = "row.json"  # in every checkpoint: the figures of its step
 
@@ -28,7 +30,8 @@ def remember(folder: Path, settings: Mapping[str, Any]) -> bool:
     path = folder / SETTINGS
     plain = yaml.safe_load(yaml.safe_dump(dict(settings)))
     if path.exists():
-        if lines := apart(yaml.safe_load(path.read_text()) or {}, plain):
+        there = {key: value for key, value in SINCE.items() if key in plain} | (yaml.safe_load(path.read_text()) or {})
+        if lines := apart(there, plain):
             listed = "\n  ".join(lines)
             raise ConfigError(
                 f"{folder} was started with other settings:\n  {listed}\n"

@@ -54,12 +54,12 @@ class Inspection:
     Attributes:
         name: its figures are told as "name/figure".
         every: steps between two; 0 measures at the end only.
-        measure: takes the policy, dropout off and every weight present; all workers call it in step.
+        measure: takes the policy, dropout off and every weight present, and the step; all workers call it in step.
     """
 
     name: str
     every: int
-    measure: Callable[[torch.nn.Module], Row]
+    measure: Callable[[torch.nn.Module, int], Row]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,24 @@ class Worker:
 
     rank: int = 0
     world_size: int = 1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What tells how well the device is used.
+
+    Attributes:
+        flops: gives the operations that a micro-batch's losses cost, forward and backward (`flops.py`).
+        peak: the device's bf16 peak in FLOP/s; None where it is not known, as on a CPU.
+    """
+
+    flops: Callable[[Mapping[str, Any]], float]
+    peak: float | None = None
+
+    def row(self, operations: float, seconds: float) -> Row:
+        """Give "flops_per_s" of one worker and, where its peak is known, "mfu", the share of it that this is."""
+        rate = operations / seconds if seconds else 0.0
+        return {"flops_per_s": rate} | ({"mfu": rate / self.peak} if self.peak else {})
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
@@ -94,6 +112,7 @@ class Trainer:
         inspections: Sequence[Inspection],
         guard: LossGuard,
         clock: Callable[[], float] = time.perf_counter,
+        speed: Speed | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -105,6 +124,7 @@ class Trainer:
         self.guard = guard
         self.alarms = Alarms(config.alarms)
         self.clock = clock
+        self.speed = speed
         self.meter = Meter()
 
     def run(self, start: int = 0) -> Row:
@@ -134,6 +154,8 @@ class Trainer:
             began = self.clock()
             batches = next(self.batches)
             self.meter.waited(self.clock() - began)
+            if self.speed is not None:
+                self.meter.operations += self.speed.flops(batches)
             torch.manual_seed(step_seed(self.config.seed, step, micro, self.worker.rank))
             total, parts = self.engine.losses(batches)
             self.guard.hold(step + 1, batches, total.detach(), parts)
@@ -146,7 +168,7 @@ class Trainer:
         """Average the losses since the last report over steps and workers, in one all-reduce."""
         micro_batches = self.meter.micro_batches
         self.guard.check()
-        means, wait_s, busy_s = self.meter.drain(self.worker.world_size)
+        means, wait_s, busy_s, operations = self.meter.drain(self.worker.world_size)
         steps = micro_batches / self.config.batch.accumulation
         samples = (self.config.batch.robot + self.config.batch.grounding) * steps
         row = {f"loss/{name}": value for name, value in means.items()}
@@ -158,6 +180,8 @@ class Trainer:
             "data_wait_share": wait_s / busy_s if busy_s else 0.0,
             "gradient_norm": self.engine.gradient_norm(),
         }
+        if self.speed is not None:
+            row |= self.speed.row(operations, busy_s)
         row |= self._alarms(done, {"gradient_norm": row["gradient_norm"], "loss": row["loss/total"]})
         self._tell(row)
         return row
@@ -172,7 +196,7 @@ class Trainer:
     def _inspect(self, done: int, one: Inspection) -> Row:
         self.engine.train(False)
         with torch.no_grad(), self.engine.whole_weights() as model:
-            row = {f"{one.name}/{figure}": value for figure, value in one.measure(model).items()}
+            row = {f"{one.name}/{figure}": value for figure, value in one.measure(model, done).items()}
         self.engine.train()
         if row:
             self._tell({"step": float(done)} | row)
@@ -188,6 +212,7 @@ class Trainer:
             with self.engine.whole_weights() as model:
                 if self.worker.rank == 0:
                     parts.append(self.write_policy(folder / "policy", model, done))
+                self.engine.snapshot.settle()
 
             def finish() -> None:
                 for write in parts:
@@ -218,6 +243,7 @@ class Meter:
         self.micro_batches = 0
         self.wait_s = 0.0
         self.busy_s = 0.0
+        self.operations = 0.0
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for data."""
@@ -231,21 +257,23 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def drain(self, world_size: int) -> tuple[dict[str, float], float, float]:
-        """Give (mean losses, wait and busy seconds), averaged over the workers, and start anew.
+    def drain(self, world_size: int) -> tuple[dict[str, float], float, float, float]:
+        """Give (mean losses, wait and busy seconds, operations), averaged over the workers, and start anew.
 
         Workers may have seen different parts (a batch without dense labels has no dense loss), so names travel too.
         """
         values = torch.stack(list(self.sums.values())).tolist()
         mine = {name: (value, self.counts[name]) for name, value in zip(self.sums, values, strict=True)}
-        everyone = [(mine, self.wait_s, self.busy_s)]
+        own = (mine, (self.wait_s, self.busy_s, self.operations))
+        everyone = [own]
         if world_size > 1:
             everyone = everyone * world_size
-            dist.all_gather_object(everyone, (mine, self.wait_s, self.busy_s))
+            dist.all_gather_object(everyone, own)
         self._clear()
         means = {}
-        for name in dict.fromkeys(name for parts, _, _ in everyone for name in parts):
-            seen = [parts[name] for parts, _, _ in everyone if name in parts]
+        for name in dict.fromkeys(name for parts, _ in everyone for name in parts):
+            seen = [parts[name] for parts, _ in everyone if name in parts]
             means[name] = sum(value for value, _ in seen) / sum(count for _, count in seen)
-        wait_s = sum(wait for _, wait, _ in everyone) / world_size
-        return means, wait_s, sum(busy for _, _, busy in everyone) / world_size
+        rest = zip(*(figures for _, figures in everyone), strict=True)
+        wait_s, busy_s, operations = (sum(each) / world_size for each in rest)
+        return means, wait_s, busy_s, operations

@@ -1,116 +1,36 @@
-"""Where samples come from, by kind: LeRobot datasets on disk, or anything else named by its import path."""
+"""Where samples come from, by kind: LeRobot datasets, pictures, or anything else named by its import path."""
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
-from st4vla.platform.data.frame_cache import FrameCache, FrameCacheConfig
-from st4vla.platform.data.grounding import GroundingConfig
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
-from st4vla.platform.data.mixture import Mixture, Source
-from st4vla.platform.data.picture_formats import OPENERS, open_pictures
-from st4vla.platform.data.pictures import PictureQuestions
+from st4vla.platform.data.address import title_of
+from st4vla.platform.data.frame_cache import FrameCache
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
+from st4vla.platform.data.mixture import Mixture
+from st4vla.platform.data.picture_formats import OPENERS
 from st4vla.platform.data.sources import ActionSource, GroundingSource, split_episodes
 from st4vla.platform.data.statistics import EmbodimentStatistics
-from st4vla.platform.data.stills import StillQuestions, Stills
 from st4vla.platform.errors import ConfigError, DataError
-from st4vla.platform.train.config import require
-
-# Which episodes are held out must not depend on a run's seed: stage 2 would validate on what stage 1 trained on.
-SPLIT_SEED = 0
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One source of samples.
-
-    Attributes:
-        path: the dataset's folder, for kinds "lerobot" and "stills".
-        kind: "lerobot", "stills", a form of pictures with questions ("llava", "points", "coco", "refcoco"), or the
-            import path of a function, package.module.function, that is called with a `ReadingConfig` and the options,
-            and gives a `TrainingSource`.
-        weight: how often it is drawn, against the others.
-        options: further settings, for "lerobot" those of `DatasetConfig`, for pictures those of
-            `open_pictures`.
-    """
-
-    path: str = ""
-    kind: str = "lerobot"
-    weight: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        on_disk = self.kind in ("lerobot", "stills", *OPENERS)
-        known = ", ".join(("lerobot", "stills", *OPENERS))
-        require(on_disk or "." in self.kind, "data.kind", self.kind, f"use {known} or an import path")
-        require(not on_disk or bool(self.path), "data.path", self.path, "give the dataset's folder or file")
-        require(self.weight > 0, "data.weight", self.weight, "it must be > 0")
-
-
-class TrainingSource(Protocol):
-    """What training asks of a source; one that makes scenes afresh says it is very long and loads any item."""
-
-    name: str
-
-    @property
-    def digest(self) -> str: ...
-
-    def robot(self) -> Source:
-        """Give the moments of demonstrations, each an `ActionSample`."""
-        ...
-
-    def grounding(self) -> Source:
-        """Give the questions, each a `GroundingSample`."""
-        ...
-
-    def held_out_robot(self, count: int) -> Sequence[ActionSample]: ...
-
-    def held_out_grounding(self, count: int) -> Sequence[GroundingSample]: ...
-
-    def statistics(self) -> EmbodimentStatistics | None: ...
-
-    def texts(self) -> Iterable[str]:
-        """Give words that a home-made tokenizer should know."""
-        ...
-
-
-@dataclass(frozen=True)
-class ReadingConfig:
-    """How sources are read.
-
-    Attributes:
-        cameras: what the policy looks at; a dataset that lacks one is refused.
-        chunk_length: actions per sample.
-        statistics_key: the embodiment that scales actions and states.
-        held_out_share: share of a dataset's episodes kept from training and used for validation.
-        frame_cache: where decoded frames lie; None decodes the videos each time.
-        questions: what grounding asks, and how often.
-    """
-
-    cameras: tuple[str, ...]
-    chunk_length: int
-    statistics_key: str
-    held_out_share: float = 0.05
-    frame_cache: FrameCacheConfig | None = field(default_factory=FrameCacheConfig)
-    questions: GroundingConfig = field(default_factory=GroundingConfig)
+from st4vla.platform.train.config import build
+from st4vla.platform.train.picture_sources import PackedSource, PictureSource, StillsSource
+from st4vla.platform.train.source_config import SPLIT_SEED, ReadingConfig, SourceConfig, TrainingSource, load_spread
 
 
 class LeRobotSource:
-    """A dataset on disk, its episodes split into those to train on and those held out."""
+    """A dataset, its episodes split into those to train on and those held out."""
 
     def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        dataset_config = DatasetConfig(
-            config.path, cameras=reading.cameras, statistics_key=reading.statistics_key, **config.options
+        usual = {"cameras": reading.cameras, "statistics_key": reading.statistics_key, "downloads": reading.downloads}
+        dataset_config: DatasetConfig = build(
+            DatasetConfig, {"path": config.path} | usual | dict(config.options), "data.options"
         )
+        check_forms(dataset_config, reading)
         cache = FrameCache(reading.frame_cache) if reading.frame_cache else None
         self.dataset: LeRobotDataset = open_dataset(dataset_config, cache)
-        self.name = Path(config.path).name
+        self.name = title_of(config.path)
         self.reading = reading
         self.episodes, self.held_out = split_episodes(self.dataset.num_episodes, reading.held_out_share, SPLIT_SEED)
 
@@ -159,103 +79,14 @@ class LeRobotSource:
         return found - {""}
 
 
-class WithoutActions:
-    """What sources of pictures alone have in common: nothing moves in them.
-
-    Attributes:
-        place: what errors call the source.
-    """
-
-    place: str
-
-    def robot(self) -> Source:
-        """Refuse: pictures alone have no actions.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError(f"{self.place} holds pictures without actions; name it under grounding_data instead")
-
-    def held_out_robot(self, count: int) -> list[ActionSample]:
-        """Give none."""
-        return []
-
-    def statistics(self) -> EmbodimentStatistics | None:
-        """Give none: nothing moves."""
-        return None
-
-
-class StillsSource(WithoutActions):
-    """Annotated pictures without actions; the last share of them is held out, whole scenes together."""
-
-    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        self.stills = Stills(Path(config.path))
-        self.name, self.place = Path(config.path).name, str(self.stills.folder)
-        self.questions = reading.questions
-        total = len(self.stills)
-        self.num_held_out = round(total * reading.held_out_share / len(reading.cameras)) * len(reading.cameras)
-        self.num_training = total - self.num_held_out
-
-    @property
-    def digest(self) -> str:
-        """Digest of the annotations."""
-        return self.stills.digest
-
-    def grounding(self) -> StillQuestions:
-        """Questions about the pictures to train on."""
-        return StillQuestions(self.stills, self.questions, range(self.num_training))
-
-    def held_out_grounding(self, count: int) -> list[GroundingSample]:
-        """Give up to `count` questions about held-out pictures, the same ones each time."""
-        held_out = range(self.num_training, len(self.stills))
-        return load_spread(StillQuestions(self.stills, self.questions, held_out), count)
-
-    def texts(self) -> set[str]:
-        """Instructions and names."""
-        shown = [self.stills[place] for place in range(len(self.stills))]
-        return {still.instruction for still in shown}.union(*(still.annotation.boxes for still in shown))
-
-
-class PictureSource(WithoutActions):
-    """Pictures with questions, as others keep them; the last share of the rows is held out."""
-
-    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        self.pictures = open_pictures(config.kind, Path(config.path), config.options)
-        self.name = self.place = self.pictures.name
-        self.num_held_out = round(len(self.pictures) * reading.held_out_share)
-        self.num_training = len(self.pictures) - self.num_held_out
-
-    @property
-    def digest(self) -> str:
-        """Digest of the files with the rows."""
-        return self.pictures.digest
-
-    def grounding(self) -> PictureQuestions:
-        """Questions of the rows to train on."""
-        return PictureQuestions(self.pictures, range(self.num_training))
-
-    def held_out_grounding(self, count: int) -> list[GroundingSample]:
-        """Give up to `count` questions of held-out rows, the same ones each time."""
-        return load_spread(PictureQuestions(self.pictures, range(self.num_training, len(self.pictures))), count)
-
-    def texts(self) -> set[str]:
-        """Give none: a tokenizer made from the web's words would be none of ours."""
-        return set()
-
-
-def load_spread(source: Source, count: int) -> list[Any]:
-    """Load up to `count` items of a source, evenly spread, the same ones each time."""
-    length = len(source)
-    places = np.linspace(0, length - 1, min(count, length)).round().astype(int) if length else []
-    return [source.load(int(item), np.random.default_rng(int(item))) for item in places]
-
-
 def open_source(config: SourceConfig, reading: ReadingConfig) -> TrainingSource:
     """Open one source of any kind."""
     if config.kind == "lerobot":
         return LeRobotSource(config, reading)
     if config.kind == "stills":
         return StillsSource(config, reading)
+    if config.kind == "packed":
+        return PackedSource(config, reading)
     if config.kind in OPENERS:
         return PictureSource(config, reading)
     module, _, name = config.kind.rpartition(".")
@@ -282,6 +113,7 @@ class Sources:
             return opened[-1][1]
 
         self.robot = [once(config) for config in robot]
+        check_widths(self.robot)
         self.grounding = [once(config) for config in grounding]
         self.every = [source for _, source in opened]
         self.mixtures: dict[str, Mixture] = {}
@@ -305,3 +137,33 @@ class Sources:
             if (one := source.statistics()) is not None:
                 found.setdefault(one.key, []).append(one)
         return [EmbodimentStatistics.merge(parts) for parts in found.values()]
+
+
+def check_forms(config: DatasetConfig, reading: ReadingConfig) -> None:
+    """Raise DataError where a dataset states another form of actions or rotations than the policy means."""
+    compared = {
+        "action_form": (config.action_form, reading.action_form, "policy.action_form"),
+        "rotation": (config.rotation, reading.rotation, "policy.semantics.rotation"),
+    }
+    for name, (stated, meant, setting) in compared.items():
+        if stated and meant and stated != meant:
+            raise DataError(
+                f"{config.path}: options.{name} says {stated!r} of its actions, the policy means {meant!r}; "
+                f"set ++{setting}={stated}, or leave the dataset out."
+            )
+
+
+def check_widths(sources: Sequence[TrainingSource]) -> None:
+    """Raise DataError where datasets that are to be mixed have actions of different widths."""
+    found: dict[int, list[str]] = {}
+    for source in sources:
+        if isinstance(source, LeRobotSource):
+            parts = source.dataset.action_parts
+            columns = " + ".join(f"{part.key}[{part.start}:{part.end}]" for part in parts)
+            found.setdefault(sum(part.width for part in parts), []).append(f"{source.name}: {columns}")
+    if len(found) > 1:
+        listed = "\n  ".join(f"{width} wide, {name}" for width, names in sorted(found.items()) for name in names)
+        raise DataError(
+            f"the actions of the mixture have different widths:\n  {listed}\n"
+            "choose columns that agree with each dataset's options.action, or train on datasets of one width."
+        )

@@ -1,8 +1,13 @@
-"""The administration door: what the fleet's server is doing, and the few things one can change about it."""
+"""The administration door: what the fleet's server is doing, and the few things one can change about it.
+
+A browser adds what it remembers, a password for one, to whatever any page asks of us. So nothing is changed for a
+password, nor for a page that is not ours: a change needs the key in a header that a script must set itself.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 
@@ -12,6 +17,8 @@ from st4vla.serve.events import Admin, Stopped
 
 Admit = Callable[[Request, str], Visit]
 LARGEST_BODY = 65_536
+# Whose pages may change something while there are no keys: a name that leads to loopback could be anybody's.
+OWN_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 class Keeper(Protocol):
@@ -48,6 +55,10 @@ class AdminDoor:
 
         @app.post("/v1/fleet/{action}", summary="update, canary, promote, rollback, stop or release.")
         async def change(request: Request, action: str) -> dict[str, Any]:
+            try:
+                check_own_page(request.headers, self._desk.lock.is_open)
+            except WireError as error:
+                raise self._desk.refused(error) from None
             visit = admit(request, "admin")
             return await self.change(visit, action, await self._details(request, action))
 
@@ -77,6 +88,34 @@ class AdminDoor:
         if not isinstance(details, dict) or not set(details) <= set(known):
             raise WireError("invalid", "", f"{action} takes {', '.join(known) or 'nothing'}.")
         return checked(details)
+
+
+def check_own_page(headers: Mapping[str, str], is_open: bool) -> None:
+    """Refuse what a page of somebody else makes a browser ask, and what it was let in with by itself.
+
+    Args:
+        is_open: whether there are no keys, so that only this machine's own pages may change something.
+
+    Raises:
+        WireError: "forbidden", or "unauthorized" for a password.
+    """
+    if headers.get("authorization", "").lower().startswith("basic"):
+        raise WireError(
+            "unauthorized", "Authorization", "A password changes nothing; send the header Authorization: Api-Key KEY."
+        )
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
+    if site in ("same-origin", "none") and (origin is None or is_own(origin, headers.get("host", ""), is_open)):
+        return
+    raise WireError("forbidden", "Origin", "Another site's page may change nothing here.")
+
+
+def is_own(origin: str, host: str, is_open: bool) -> bool:
+    """Say whether a page comes from the address that it asks."""
+    try:
+        asked = urlsplit(origin)
+        return asked.netloc.lower() == host.lower() and (not is_open or asked.hostname in OWN_NAMES)
+    except ValueError:
+        return False
 
 
 def checked(details: dict[str, Any]) -> dict[str, Any]:

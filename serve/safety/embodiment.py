@@ -4,8 +4,10 @@ An embodiment is written in YAML once and read by both ends: the server limits w
 what it applies. Packaged ones lie in `configs/robots/`; docs/your-robot.md makes a new one.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +56,7 @@ class Part:
             require(len(getattr(self, name)) in (0, self.width), self, name, f"give none or {self.width} numbers")
         require(len(self.low) == len(self.high), self, "high", "give both low and high, or neither")
         require(all(a < b for a, b in zip(self.low, self.high, strict=True)), self, "high", "it must lie above low")
-        needs_state = bool(self.low) if self.form == "delta" else any(getattr(self, name) for name in RATES)
+        needs_state = bool(self.low) if self.form == "delta" else self.has_rates
         known = self.state_start is not None or not needs_state
         require(known, self, "state_start", "this part's limits need its measured position; say where the state has it")
 
@@ -62,6 +64,19 @@ class Part:
     def width(self) -> int:
         """Number of columns."""
         return self.end - self.start
+
+    @cached_property
+    def has_rates(self) -> bool:
+        """Whether any rate is limited."""
+        return any(getattr(self, name) for name in RATES)
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the lowest and the highest position float64 [W], infinite where there is no range."""
+        edges = (self.low, self.high) if self.low else ((-math.inf,) * self.width, (math.inf,) * self.width)
+        low, high = (np.array(edge, np.float64) for edge in edges)
+        low.flags.writeable = high.flags.writeable = False
+        return low, high
 
     def measured(self, state: np.ndarray | None) -> np.ndarray:
         """Give the part's position float64 [W] from a state vector; NaN where nothing measures it."""
@@ -84,6 +99,7 @@ class Embodiment:
         refuse_beyond: an action that asks for so many times a velocity limit is refused, not clamped: its unit is wrong
             or the policy broken. 0 never refuses.
         max_plan_age_ms: chunks under an older plan are refused; 0 accepts any age.
+        statistics_keys: further names under which recordings of the robot have their statistics.
     """
 
     name: str
@@ -93,6 +109,7 @@ class Embodiment:
     leash: float = 0.05
     refuse_beyond: float = 5.0
     max_plan_age_ms: float = 2000.0
+    statistics_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_positive(self, "control_hz", "leash")
@@ -150,6 +167,12 @@ def packaged() -> dict[str, Any]:
     """Give the embodiments that ship with the package, by name."""
     folder = files("st4vla.configs") / "robots"
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
+def packaged_for(key: str) -> str | None:
+    """Give the name of the packaged embodiment whose recordings have their statistics under a key; None for none."""
+    known = packaged()
+    return key if key in known else next((name for name in known if key in Embodiment.load(name).statistics_keys), None)
 
 
 def find(name: str) -> str:

@@ -6,7 +6,7 @@ intervention is written down. Emergency stops are the desk's, before and after t
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from st4vla.platform.contracts import ActionChunk, PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import RequestStamp
-from st4vla.serve.safety.embodiment import Embodiment, Part, packaged
+from st4vla.serve.safety.embodiment import Embodiment, Part, packaged_for
 from st4vla.serve.safety.interventions import Intervention, InterventionLog
 from st4vla.serve.safety.motion import Clamp, Motion, MotionLimits
 
@@ -26,7 +26,7 @@ Checked = tuple[ActionChunk, tuple[Intervention, ...]]
 class HasMotions(Protocol):
     """A session: it remembers the motion its last chunk began from, and the motion behind each of its rows."""
 
-    motions: tuple[Motion, ...]
+    motions: Sequence[Motion]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Safety:
 
     def _filter_for(self, spec: PolicySpec) -> "SafetyFilter":
         key = spec.statistics_key
-        name = self._config.embodiments.get(key, key)
-        if key in self._config.embodiments or name in packaged():
+        name = self._config.embodiments.get(key) or packaged_for(key)
+        if name is not None:
             embodiment = fitting(name, spec)
         elif self._config.require:
             raise WireError("unavailable", "", f"There are no limits for the embodiment {key}; see docs/your-robot.md.")
@@ -149,7 +149,7 @@ class SafetyFilter:
             session.motions = ()
             self._write(refusal_of(stamp, error))
             raise
-        session.motions = (motion, *limited.motions)
+        session.motions = limited.motions.behind(motion)
         interventions = tuple(clamping_of(stamp, clamp) for clamp in limited.clamps)
         self._write(*interventions)
         return replace(chunk, actions=limited.actions.astype(np.float32)), interventions

@@ -13,47 +13,19 @@ The stop of n steps from velocity v0 and acceleration a0 is the one of least squ
 Letters: T rows, M motions, N steps of a stop, W columns of the part.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from st4vla.serve.safety.embodiment import RATES, Part
+from st4vla.serve.safety.course import Along, Course, PartMotion, breaks, broken, follow, largest, widened
+from st4vla.serve.safety.embodiment import Part
 
-# A limit counts as kept within this share of it, since actions travel as float32.
-TOLERANCE = 1e-4
 LONGEST_STOP_S = 2.5
 # Shares of the wanted acceleration that are tried if all of it is too much: coarse ones, then finer ones above.
 COARSE, FINE = np.linspace(7, 1, 7) / 8, np.linspace(7, 1, 7) / 64
-
-
-@dataclass(frozen=True)
-class PartMotion:
-    """How a part moves after an action: position, velocity and acceleration as commanded, float64 [W] each.
-
-    The position is NaN where nothing has measured it. `stop` holds the accelerations [N,W] of a stop that keeps every
-    limit, where one had to be worked out.
-    """
-
-    position: np.ndarray
-    velocity: np.ndarray
-    acceleration: np.ndarray
-    stop: np.ndarray | None = None
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether holding changes nothing."""
-        return not (np.abs(self.velocity) > 1e-9).any() and not (np.abs(self.acceleration) > 1e-7).any()
-
-
-@dataclass(frozen=True)
-class Course:
-    """Positions, velocities, accelerations and jerks [...,W], in the part's unit and seconds."""
-
-    position: np.ndarray
-    velocity: np.ndarray
-    acceleration: np.ndarray
-    jerk: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,36 +33,54 @@ class Bent:
     """What became of rows: the actions [T,W], the motion after each, and which limits each wanted row broke."""
 
     actions: np.ndarray
-    motions: tuple[PartMotion, ...]
+    motions: Sequence[PartMotion]
     broken: tuple[tuple[str, ...], ...]
-
-
-def at(position: np.ndarray) -> PartMotion:
-    """Stand still at a position."""
-    return PartMotion(np.asarray(position, np.float64), np.zeros(len(position)), np.zeros(len(position)))
 
 
 def bend(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) -> Bent:
     """Bend rows [T,W] of finite numbers that follow a motion; rows that keep every limit come back bit for bit."""
     rows = np.asarray(rows, np.float64)
-    if part.form == "absolute" and not any(getattr(part, name) for name in RATES):
+    if part.form == "absolute" and not part.has_rates:
         return _clip(part, rows)
     course = follow(part, period_s, motion, rows)
     box = widened(part, motion.position)
-    if (
-        not any(found.any() for found in broken(part, course, box).values())
-        and stop_lengths(part, period_s, course.position, course.velocity, course.acceleration, box).all()
-    ):
-        motions = zip(course.position, course.velocity, course.acceleration, strict=True)
-        return Bent(rows, tuple(PartMotion(*one) for one in motions), ((),) * len(rows))
+    if not breaks(part, course, box).any() and can_stop(part, period_s, course, box):
+        return Bent(rows, Along(course), ((),) * len(rows))
     return _bend_one_by_one(part, period_s, motion, rows)
+
+
+def can_stop(part: Part, period_s: float, course: Course, box: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Say whether behind every row of a course [T,W] there is a stop that keeps every limit."""
+    if not part.has_rates and not part.low:
+        return True
+    position, velocity, acceleration = course.position, course.velocity, course.acceleration
+    # One stop that is long enough for the fastest row does for most; the shortest is asked for only where it does not.
+    tried = stop_path(likely_stop(part, period_s, velocity), period_s, position, velocity, acceleration)
+    rest = np.flatnonzero(breaks(part, tried, box).any(-1))
+    if not len(rest):
+        return True
+    return bool(stop_lengths(part, period_s, position[rest], velocity[rest], acceleration[rest], box).all())
+
+
+def likely_stop(part: Part, period_s: float, velocity_MW: np.ndarray) -> int:
+    """Guess the steps of a stop from these velocities by its greatest acceleration, 1.5 v/t, and jerk, 6 v/t^2."""
+    slowest = max(
+        1.5 * largest(velocity_MW, part.acceleration) / period_s,
+        math.sqrt(6 * largest(velocity_MW, part.jerk)) / period_s,
+    )
+    tried = lengths(max(1, round(LONGEST_STOP_S / period_s)))
+    return next((length for length in tried if length >= slowest), tried[-1])
 
 
 def _clip(part: Part, rows: np.ndarray) -> Bent:
     """Keep what may move at any rate, a gripper mostly, in its range."""
-    actions = np.clip(rows, part.low, part.high) if part.low else rows
-    outside = (actions != rows).any(1)
-    return Bent(actions, tuple(at(row) for row in actions), tuple(("range",) if one else () for one in outside))
+    low, high = part.bounds
+    actions = np.clip(rows, low, high) if part.low else rows
+    outside = (actions != rows).any(1).tolist()
+    still = np.zeros_like(actions)
+    return Bent(
+        actions, Along(Course(actions, still, still, still)), tuple(("range",) if one else () for one in outside)
+    )
 
 
 def _bend_one_by_one(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) -> Bent:
@@ -125,52 +115,6 @@ def brake(part: Part, period_s: float, motion: PartMotion) -> tuple[PartMotion, 
     stop = known_stop(part, period_s, motion, widened(part, motion.position))
     slower = moved(period_s, motion, stop[:1], stop[1:])
     return slower, action_of(part, period_s, slower)
-
-
-def follow(part: Part, period_s: float, motion: PartMotion, rows: np.ndarray) -> Course:
-    """Say what actions [T,W] do when they follow a motion."""
-    if part.form == "delta":
-        position, velocity = motion.position + np.cumsum(rows, axis=0), rows / period_s
-    else:
-        position = rows
-        velocity = np.nan_to_num(np.diff(rows, axis=0, prepend=motion.position[None])) / period_s
-    acceleration = np.diff(velocity, axis=0, prepend=motion.velocity[None]) / period_s
-    jerk = np.diff(acceleration, axis=0, prepend=motion.acceleration[None]) / period_s
-    return Course(position, velocity, acceleration, jerk)
-
-
-def widened(part: Part, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the part's bounds; from outside it may move in, and never further out."""
-    if not part.low:
-        return np.full(part.width, -np.inf), np.full(part.width, np.inf)
-    low, high, slack = np.array(part.low), np.array(part.high), range_slack(part)
-    low = np.where(position < low - slack, position + slack, low)
-    return low, np.where(position > high + slack, position - slack, high)
-
-
-def range_slack(part: Part) -> np.ndarray:
-    return TOLERANCE * (np.array(part.high) - np.array(part.low))
-
-
-def broken(part: Part, course: Course, box: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tell bool [...] for each limit where a course breaks it; what is not known breaks nothing."""
-    slack = range_slack(part) if part.low else 0.0
-    outside = (course.position < box[0] - slack) | (course.position > box[1] + slack)
-    return {
-        "range": np.asarray(outside.any(-1)),
-        "velocity": exceeds(course.velocity, part.velocity),
-        "acceleration": exceeds(course.acceleration, part.acceleration),
-        "jerk": exceeds(course.jerk, part.jerk),
-    }
-
-
-def exceeds(values: np.ndarray, limit: tuple[float, ...]) -> np.ndarray:
-    """Tell bool [...] where vectors [...,W] are longer than one limit, or any column beyond its own."""
-    if not limit:
-        return np.zeros(values.shape[:-1], bool)
-    if len(limit) == 1:
-        return np.asarray((values * values).sum(-1) > (limit[0] * (1 + TOLERANCE)) ** 2)
-    return np.asarray((np.abs(values) > np.array(limit) * (1 + TOLERANCE)).any(-1))
 
 
 def shortened(vector: np.ndarray, limit: tuple[float, ...]) -> np.ndarray:
@@ -224,7 +168,7 @@ def _is_allowed(
     position = motion.position + velocity * period_s
     jerk = (accelerations_MW - motion.acceleration) / period_s
     course = Course(position, velocity, accelerations_MW, jerk)
-    good = ~np.any(list(broken(part, course, box).values()), axis=0)
+    good = ~breaks(part, course, box)
     good[good] = stop_lengths(part, period_s, position[good], velocity[good], accelerations_MW[good], box) > 0
     return good
 
@@ -272,7 +216,7 @@ def stop_lengths(
             break
         start = velocity_MW[open_rows], acceleration_MW[open_rows]
         course = stop_path(length, period_s, position_MW[open_rows], *start)
-        bad = np.any([one.any(-1) for one in broken(part, course, box).values()], axis=0)
+        bad = breaks(part, course, box).any(-1)
         found[open_rows[~bad]] = length
     return found
 
@@ -285,8 +229,10 @@ def stop_path(
     acceleration = np.concatenate([acceleration, np.zeros_like(acceleration[:, :1])], axis=1)
     velocity = velocity_MW[:, None] + np.cumsum(acceleration, axis=1) * period_s
     position = position_MW[:, None] + np.cumsum(velocity, axis=1) * period_s
-    jerk = np.diff(acceleration, axis=1, prepend=acceleration_MW[:, None]) / period_s
-    return Course(position, velocity, acceleration, jerk)
+    jerk = np.empty_like(acceleration)
+    np.subtract(acceleration[:, 0], acceleration_MW, out=jerk[:, 0])
+    np.subtract(acceleration[:, 1:], acceleration[:, :-1], out=jerk[:, 1:])
+    return Course(position, velocity, acceleration, jerk / period_s)
 
 
 def stops(length: int, period_s: float, velocity_MW: np.ndarray, acceleration_MW: np.ndarray) -> np.ndarray:

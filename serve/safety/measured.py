@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from st4vla.platform.contracts import ActionForm
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.errors import ConfigError
+from st4vla.serve.safety.course import Course, at, follow
 from st4vla.serve.safety.embodiment import RATES, Embodiment, Part
-from st4vla.serve.safety.limits import Course, at, follow
 from st4vla.serve.safety.motion import MotionLimits
 
 

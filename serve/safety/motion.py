@@ -7,14 +7,16 @@ The policy of intervention, stated once:
     clamped   what asks for more than a limit allows. The nearest allowed action is executed instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
 from st4vla.platform.errors import WireError
+from st4vla.serve.safety.course import PartMotion, at, exceeds, velocity_of
 from st4vla.serve.safety.embodiment import Embodiment, Part
-from st4vla.serve.safety.limits import PartMotion, at, bend, brake, exceeds, follow
+from st4vla.serve.safety.limits import bend, brake
 
 ACTIONS = "actions"
 
@@ -29,6 +31,40 @@ class Motion:
     def is_at_rest(self) -> bool:
         """Whether holding changes nothing."""
         return all(part.is_at_rest for part in self.parts)
+
+
+class Motions(Sequence[Motion]):
+    """How a robot moves after each row of a chunk, put together when it is asked for; and before it, where `begin` is.
+
+    Args:
+        parts: the motions of every part, of one length.
+        begin: a motion that comes before them all.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[PartMotion]], begin: Motion | None = None) -> None:
+        self._parts = parts
+        self._begin = begin
+
+    def __len__(self) -> int:
+        return len(self._parts[0]) + (self._begin is not None)
+
+    @overload
+    def __getitem__(self, index: int) -> Motion: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Motion, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Motion | tuple[Motion, ...]:
+        if isinstance(index, slice):
+            return tuple(self[one] for one in range(*index.indices(len(self))))
+        row = range(len(self))[index] - (self._begin is not None)
+        if self._begin is not None and row < 0:
+            return self._begin
+        return Motion(tuple(part[row] for part in self._parts))
+
+    def behind(self, begin: Motion) -> "Motions":
+        """Put a motion before them."""
+        return Motions(self._parts, begin)
 
 
 @dataclass(frozen=True)
@@ -51,7 +87,7 @@ class Limited:
     """What became of a chunk: the actions [T,A] float64, the motion after each row, and every clamp."""
 
     actions: np.ndarray
-    motions: tuple[Motion, ...]
+    motions: "Motions"
     clamps: tuple[Clamp, ...]
 
 
@@ -92,14 +128,15 @@ class MotionLimits:
         rows = self.usable(motion, actions)
         given, period = rows.copy(), self.embodiment.period_s
         clamps: list[Clamp] = []
-        motions: list[tuple[PartMotion, ...]] = []
+        motions: list[Sequence[PartMotion]] = []
         for part, before in zip(self.embodiment.parts, motion.parts, strict=True):
             own = np.s_[:, part.start : part.end]
             bent = bend(part, period, before, rows[own])
             given[own] = bent.actions
             motions.append(bent.motions)
-            clamps += clamps_of(part, rows[own], bent.actions, bent.broken)
-        return Limited(given, tuple(Motion(after) for after in zip(*motions, strict=True)), tuple(clamps))
+            if any(bent.broken):
+                clamps += clamps_of(part, rows[own], bent.actions, bent.broken)
+        return Limited(given, Motions(motions), tuple(clamps))
 
     def brake(self, motion: Motion, last: np.ndarray | None) -> tuple[Motion, np.ndarray]:
         """Take one step of a stop within the limits: give the motion behind it and the action [A].
@@ -142,14 +179,14 @@ class MotionLimits:
         for part, before in zip(self.embodiment.parts, motion.parts, strict=True):
             if not times or not part.velocity:
                 continue
-            course = follow(part, self.embodiment.period_s, before, rows[:, part.start : part.end])
-            wild = exceeds(course.velocity, tuple(times * limit for limit in part.velocity))
+            velocity = velocity_of(part, self.embodiment.period_s, before, rows[:, part.start : part.end])
+            wild = exceeds(velocity, tuple(times * limit for limit in part.velocity))
             if wild.any():
                 row = int(wild.argmax())
                 raise WireError(
                     "invalid",
                     f"{ACTIONS}[{row}]",
-                    f"{part.name} would move at {np.linalg.norm(course.velocity[row]):.3g} {part.unit}/s, more than "
+                    f"{part.name} would move at {np.linalg.norm(velocity[row]):.3g} {part.unit}/s, more than "
                     f"{times:g} times its limit; check units and action form, or move to the start pose first.",
                 )
 

@@ -6,7 +6,7 @@ import pytest
 
 from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.policy.config import PolicyConfig
-from st4vla.platform.train.stage import parent_kinship
+from st4vla.platform.train.job import parent_kinship
 
 
 @pytest.fixture

@@ -42,12 +42,17 @@ def main(cfg: Any) -> int:
 
 def score_recordings(settings: Mapping[str, Any]) -> int:
     """Score the policy open loop on a dataset."""
+    from st4vla.platform.data.address import title_of
+    from st4vla.platform.data.remote import pinned
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.evaluation.open_loop import OpenLoopConfig, print_result, run
 
     policy = read_policy(settings)
-    config = OpenLoopConfig(policy, settings["dataset"], settings["dataset_options"], **settings["open_loop"])
-    name = settings["name"] or f"{policy.short_name}-on-{Path(config.path).name}"
+    path = pinned(settings["dataset"], settings["downloads"])
+    options = {**settings["open_loop"], "downloads": settings["downloads"]}
+    asked = {name: value for name, value in settings["dataset_options"].items() if value is not None}
+    config = OpenLoopConfig(policy, path, asked, **options)
+    name = settings["name"] or f"{policy.short_name}-on-{title_of(path)}"
     folder = Path(settings["run_dir"]) / name
     with Tracker.open(TrackingConfig(**settings["tracking"]), "eval", name, settings["parent_run"]) as tracker:
         tracker.config({key: value for key, value in settings.items() if key != "command"})

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from st4vla.platform.contracts import ActionSample, Policy
-from st4vla.platform.data.lerobot_reader import DatasetConfig, LeRobotDataset, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
+from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError, DataError
+from st4vla.platform.train.config import build
 from st4vla.platform.train.metrics import action_errors
 from st4vla.platform.train.validation import observation_of
 from st4vla.workers.rollout.policies import PolicySource
@@ -31,11 +34,12 @@ class OpenLoopConfig:
 
     Attributes:
         policy: who acts; it must not be the expert, who needs a world.
-        path: the dataset's folder.
+        path: the dataset's folder or address.
         options: further settings of `DatasetConfig`, e.g. which columns make up the action.
         stride: frames between two looks.
         most_frames: looks at most, evenly over the dataset; 0 for all.
         batch: looks computed at once.
+        downloads: folder that a dataset with an address is fetched to.
     """
 
     policy: PolicySource
@@ -44,6 +48,7 @@ class OpenLoopConfig:
     stride: int = 5
     most_frames: int = 500
     batch: int = 8
+    downloads: str = DOWNLOADS
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.batch < 1:
@@ -87,8 +92,9 @@ def open_for(policy: Policy, config: OpenLoopConfig) -> LeRobotDataset:
         DataError: its actions or states have another width than the policy's.
     """
     spec = policy.spec
-    settings = {"cameras": spec.cameras, "statistics_key": spec.statistics_key} | dict(config.options)
-    dataset = open_dataset(DatasetConfig(config.path, **settings))
+    usual = {"cameras": spec.cameras, "statistics_key": spec.statistics_key, "downloads": config.downloads}
+    settings = {"path": config.path} | usual | dict(config.options)
+    dataset = open_dataset(build(DatasetConfig, settings, "dataset_options"))
     width = dataset.columns.actions.shape[1]
     if width != spec.action_dim:
         raise DataError(
@@ -179,7 +185,7 @@ def run(config: OpenLoopConfig, folder: Path, tracker: Any) -> OpenLoopResult:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_loop.json").write_text(json.dumps(result.plain(), indent=1))
     plot_traces(result, folder / "open_loop.png")
-    tracker.dataset(dataset.folder.name, dataset.digest, str(dataset.folder), "evaluation")
+    tracker.dataset(dataset.name, dataset.digest, str(dataset.folder), "evaluation")
     tracker.metrics({f"open_loop/{name}": value for name, value in result.figures.items()})
     tracker.metrics({f"open_loop/action_{place}": value for place, value in enumerate(result.by_dimension)})
     tracker.artifact(folder / "open_loop.json")

@@ -140,7 +140,8 @@ def make_ungrounded(ladder: Ladder, seed: int) -> Path:
 
     from st4vla.platform.checkpoint import Lineage, save_checkpoint
     from st4vla.platform.cli import compose_command
-    from st4vla.platform.train.stage import build_policy, open_sources
+    from st4vla.platform.train.job import open_sources
+    from st4vla.platform.train.stage import build_policy
     from st4vla.workers.training.command import read_job
 
     words = {key: value for key, value in ladder.training(seed).items() if key != "parent_run"}

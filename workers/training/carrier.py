@@ -5,11 +5,11 @@ Owner: the driver owns the controller and the board. Retries: Ray Train's contro
 same samples and the same draws. Errors of our own kind would come again, so they end the run at once.
 """
 
+import contextlib
 import logging
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,18 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
-from st4vla.platform.train.background import Begin
+from st4vla.platform.train.background import Background, Begin
 from st4vla.platform.train.config import SavingConfig
+from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
-from st4vla.platform.train.stage import StageJob, run_stage
+from st4vla.platform.train.stage import run_stage
 from st4vla.workers.cluster import cpus_per_actor
 from st4vla.workers.training.board import Board, Listener, StopOnOwnErrors, original
 
@@ -35,45 +36,57 @@ log = logging.getLogger(__name__)
 # Ray Train looks after its workers every 2 s unless told otherwise, and every report waits for that look.
 HEALTH_CHECK_S = "0.2"
 PART = ".part-"
+# How long an elastic run waits for workers that it had before it goes on with those there are, and how often it looks
+# whether there are more.
+GIVE_UP_S = "30"
+LOOK_EVERY_S = 60.0
 
 
 class RayReporter:
-    """Report one worker's news to the board and its part of a checkpoint to Ray Train, which joins the parts."""
+    """Report one worker's news to the board and its part of a checkpoint to Ray Train, which joins the parts.
+
+    `ray.train.report` waits for every worker, so it is called behind the steps, once this worker's part is written:
+    what has been reported is whole, and a worker that dies in between leaves the checkpoint before it.
+    """
 
     def __init__(self, board: Any, scratch: Path) -> None:
         self.board, self.scratch = board, scratch
-        self._written = threading.Event()
-        self._written.set()
+        self._behind = Background()
 
     def progress(self, row: Row) -> None:
         """Send a row, without waiting."""
         self.board.put.remote(row)
 
     def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
-        """Copy this worker's part and let Ray Train write and join the parts behind the next steps.
+        """Copy this worker's part, then write and report it beside the next steps.
 
-        Every worker comes here at the same step. Ray's own thread writes and uploads, and removes the part afterwards.
+        Every worker comes here at the same step, and reports in the same order. Ray removes the part once it has
+        uploaded it.
         """
-        self._written.wait()
-        self._written = threading.Event()
-        folder, written = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch)), self._written
+        self._behind.wait()
+        folder = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch))
         finish = begin(folder)
-        storage: Any = ray.train.get_context().get_storage()
 
-        def upload(part: Checkpoint, name: str) -> Checkpoint:
-            try:
-                finish()
-                return storage.persist_current_checkpoint(part, name)
-            finally:
-                written.set()
+        def write_and_report() -> None:
+            finish()
+            ray.train.report(
+                row,
+                checkpoint=Checkpoint.from_directory(str(folder)),
+                checkpoint_dir_name=name_of(step),
+                delete_local_checkpoint_after_upload=True,
+            )
 
-        ray.train.report(
-            row,
-            checkpoint=Checkpoint.from_directory(str(folder)),
-            checkpoint_dir_name=name_of(step),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=upload,
-        )
+        self._behind.start(write_and_report)
+
+    def __enter__(self) -> "RayReporter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until the last checkpoint is reported; a loop that failed must not wait for ever for others' parts."""
+        if kind is None:
+            self._behind.close()
+        else:
+            self._behind.leave()
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -83,11 +96,8 @@ def work(settings: dict[str, Any]) -> None:
     device = torch.device("cuda", context.get_local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     reporter = RayReporter(settings["board"], settings["scratch"])
     resume = ray.train.get_checkpoint()
-    if resume is None:
-        run_stage(settings["job"], worker, reporter, None, device)
-        return
-    with resume.as_directory() as folder:
-        run_stage(settings["job"], worker, reporter, Path(folder), device)
+    with reporter, resume.as_directory() if resume else contextlib.nullcontext() as folder:
+        run_stage(settings["job"], worker, reporter, Path(folder) if folder else None, device)
 
 
 def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
@@ -98,6 +108,8 @@ def fit(job: StageJob, run: Any, tell: Callable[[Row], None]) -> Path:
         St4vlaError: what a worker raised on purpose.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
+    if run.min_workers is not None:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GIVE_UP_S)
     scaling = scaling_config(run.workers, run.gpus_per_worker, run.min_workers)
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
@@ -137,15 +149,26 @@ def keeping(saving: SavingConfig) -> CheckpointConfig:
 
 
 def scaling_config(workers: int, gpus_per_worker: int | None, min_workers: int | None = None) -> ScalingConfig:
-    """Ask for as much of every worker as the cluster has; raise ConfigError where it has too little."""
+    """Ask for as much of every worker as the cluster has; raise ConfigError where it has too little.
+
+    Workers of an elastic run ask for a whole CPU each: with less, half a cluster would hold as many as the whole.
+    """
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    gpus = gpus_per_worker if gpus_per_worker is not None else int(num_gpus >= workers)
-    if gpus * (min_workers or workers) > num_gpus:
-        raise ConfigError(f"workers={workers} need {gpus * workers} GPUs and the cluster has {num_gpus:.0f}; ask fewer")
-    cpus = cpus_per_actor(workers)
+    fewest = min_workers or workers
+    gpus = gpus_per_worker if gpus_per_worker is not None else int(num_gpus >= fewest)
+    if gpus * fewest > num_gpus:
+        raise ConfigError(f"{fewest} workers need {gpus * fewest} GPUs and the cluster has {num_gpus:.0f}; ask fewer")
+    cpus = cpus_per_actor(workers) if min_workers is None else 1.0
+    if cpus * fewest > (there := ray.cluster_resources().get("CPU", 0)):
+        raise ConfigError(f"min_workers={fewest} need as many CPUs and the cluster has {there:.0f}; ask fewer")
     resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
     number = workers if min_workers is None else (min_workers, workers)
-    return ScalingConfig(num_workers=number, use_gpu=gpus > 0, resources_per_worker=resources)
+    return ScalingConfig(
+        num_workers=number,
+        use_gpu=gpus > 0,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=LOOK_EVERY_S,
+    )
 
 
 def explain(error: TrainingFailedError, folder: Path) -> BaseException:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.checkpoint import read_policy_yaml
+from st4vla.platform.data.address import absolute
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
+from st4vla.platform.data.remote import pinned
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.train.alone import run_alone
 from st4vla.platform.train.config import TrainConfig, build
 from st4vla.platform.train.folder import BEST, finished, publish, ranked, remember
+from st4vla.platform.train.job import StageJob, check_job
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig
-from st4vla.platform.train.stage import StageJob, check_job
 from st4vla.workers.training.progress import TrainProgress, print_outcome
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ TRAIN_KEYS = tuple(item.name for item in fields(TrainConfig) if item.name != "en
 # What may differ between two runs of the same command without changing what is learned.
 FREE_KEYS = (
     *("command", "engine", "tracking", "run_dir", "max_failures", "parent_run", "name"),
-    *("workers", "min_workers", "gpus_per_worker"),
+    *("workers", "min_workers", "gpus_per_worker", "downloads", "drawn"),
 )
 CHECKPOINTS = "checkpoints"
 
@@ -75,7 +77,7 @@ def main(cfg: Any) -> int:
     from st4vla.platform.tracking import Tracker, TrackingConfig
     from st4vla.workers.cluster import EngineConfig
 
-    settings = with_parents_policy(OmegaConf.to_container(cfg, resolve=True))
+    settings = with_pinned_data(with_parents_policy(OmegaConf.to_container(cfg, resolve=True)))
     run, job = read_run(settings), read_job(settings)
     going_on = remember(run.folder, {key: value for key, value in settings.items() if key not in FREE_KEYS})
     if going_on and (done := finished(run.folder)):
@@ -127,6 +129,20 @@ def with_parents_policy(settings: Any) -> dict[str, Any]:
     return settings | {"policy": read_policy_yaml(Path(settings["parent"]), "st4vla")}
 
 
+def with_pinned_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the revisions of datasets on the hub into commits, so that all workers and later starts read the same."""
+
+    def pin(one: Any) -> Any:
+        if isinstance(one, str):
+            return pinned(one, settings["downloads"])
+        if isinstance(one, Mapping):
+            return {**one, "path": pinned(one["path"], settings["downloads"])} if one.get("path") else one
+        return [pin(part) for part in one]
+
+    keys = [key for key in ("data", "grounding_data") if settings[key] is not None]
+    return {**settings, **{key: pin(settings[key]) for key in keys}}
+
+
 def read_run(settings: Mapping[str, Any]) -> RunConfig:
     """Make the checked run config from composed settings."""
     keys = ("workers", "min_workers", "gpus_per_worker", "max_failures", "name")
@@ -149,6 +165,9 @@ def read_job(settings: Mapping[str, Any]) -> StageJob:
         held_out_share=settings["held_out_share"],
         frame_cache=cache,
         questions=GroundingConfig(questions["weights"], tuple(asked_cameras)),
+        downloads=str(Path(settings["downloads"]).absolute()),
+        rotation=policy.semantics.rotation,
+        action_form=policy.action_form,
     )
     data = read_sources(settings["data"])
     asked = settings["grounding_data"]
@@ -159,6 +178,7 @@ def read_job(settings: Mapping[str, Any]) -> StageJob:
         robot=data,
         grounding=data if asked is None else read_sources(asked),
         parent=str(Path(settings["parent"]).absolute()) if settings["parent"] else "",
+        drawn=settings["drawn"],
     )
 
 
@@ -169,7 +189,7 @@ def read_sources(value: Any) -> tuple[SourceConfig, ...]:
     for one in listed:
         source = {"path": one} if isinstance(one, str) else dict(one)
         if source.get("path"):
-            source["path"] = str(Path(source["path"]).absolute())
+            source["path"] = absolute(source["path"])
         found.append(build(SourceConfig, source, "data"))
     return tuple(found)
 

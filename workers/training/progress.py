@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from st4vla.platform.train.config import TrainConfig
+from st4vla.platform.train.drawings import DRAWINGS, drawn_at
 from st4vla.platform.train.loop import Row
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,12 @@ class TrainProgress:
     """A progress bar with losses, samples per second, data wait and the time left; every row also goes to tracking.
 
     Steps done again after a worker died move the bar back; their rows are not recorded twice. Every row is also a line
-    of `rows.jsonl` in the run's folder.
+    of `rows.jsonl` in the run's folder, and what validation drew is recorded with its row.
     """
 
     def __init__(self, config: TrainConfig, tracker: Any, folder: Path) -> None:
         self.tracker = tracker
-        self._rows = folder / ROWS
+        self._folder, self._rows = folder, folder / ROWS
         drop_torn_line(self._rows)
         self.newest: Row = {}
         self._console = Console(stderr=True)
@@ -62,6 +63,9 @@ class TrainProgress:
             with self._rows.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
             self.tracker.metrics({key.replace("*", "_"): value for key, value in values.items()}, step)
+            if any(key.startswith("validation/") for key in values):
+                for picture in drawn_at(self._folder, step):
+                    self.tracker.artifact(picture, DRAWINGS)
 
     def __enter__(self) -> "TrainProgress":
         if self._console.is_terminal:

@@ -17,7 +17,8 @@ import pytest
 
 from st4vla.platform.data import disk
 from st4vla.platform.data.episode import Episode
-from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.lerobot_writer import LeRobotWriter, WriterConfig
 from st4vla.platform.errors import DataError
 

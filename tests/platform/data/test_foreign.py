@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from st4vla.platform.data.grounding import GroundingConfig
-from st4vla.platform.data.lerobot_reader import DatasetConfig, open_dataset
+from st4vla.platform.data.internvla_annotations import read_annotations
+from st4vla.platform.data.lerobot_config import DatasetConfig
+from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.show import ShowConfig, show
 from st4vla.platform.data.sources import GroundingSource
 from st4vla.platform.data.video import decode
@@ -58,3 +60,12 @@ def test_its_pickled_boxes_become_questions_about_the_named_objects() -> None:
     assert 300 < len(source) <= 412
     sample = source.load(0, np.random.default_rng(0))
     assert sample.kind == "box" and sample.label in ("shoe", "cooking pot") and sample.image.shape == (480, 640, 3)
+
+
+def test_its_points_of_a_camera_that_stands_still_become_traces_to_the_grippers_next_command() -> None:
+    (entry, *_) = open_dataset(CONFIG).meta.episodes
+    notes = read_annotations(entry, ["base_view", "ego_view"], {"base_view": (480, 640), "ego_view": (480, 640)})
+    trace = notes["base_view"][0].trace
+    assert len(trace) == 8 and all(0 <= x <= 640 and 0 <= y <= 480 for x, y in trace)
+    assert trace[0] == pytest.approx((329, 27), abs=1), "the middle of the two fingers"
+    assert not any(note.trace for note in notes["ego_view"]), "the camera on the hand moves"

@@ -50,3 +50,40 @@ def test_a_box_outside_the_image_is_named_by_file_row_and_column(tmp_path: Path)
     entry = entry_with(tmp_path, [(4, 1, 2, 65, 40)], "Move the shoe to the top of the cooking pot.")
     with pytest.raises(DataError, match=r"episode_000000.parquet row 0: 'annotation.ego.bbox2d_tight' .* 64x48 pixels"):
         read_annotations(entry, ["ego"], SIZES)
+
+
+def entry_with_points(tmp_path: Path, still: list[float], gripper: list[float]) -> EpisodeEntry:
+    """Six frames in which both fingers' middle goes right by 4 px a frame."""
+    columns: dict[str, list] = {
+        "annotation.ego.bbox2d_tight": [np.array([(4, 1, 2, 30, 40)], dtype=RECORD)] * 6,
+        "annotation.ego.bbox2d_tight_id2labels": [{"4": {"class": "aa"}}] * 6,
+        "annotation.pick_obj_uid": ["aa"] * 6,
+        "annotation.place_obj_uid": ["bb"] * 6,
+        "annotation.ego.tcp_2d_trace": [
+            np.array([[x, -50.0], [8.0 + 4 * step, 18], [12.0 + 4 * step, 22]]) for step, x in enumerate(still)
+        ],
+    }
+    path = tmp_path / "episode_000000.parquet"
+    table = {key: [pickle.dumps(cell, 4) for cell in cells] for key, cells in columns.items()}
+    pq.write_table(pa.table({**table, "action.gripper_close": [[value] for value in gripper]}), path)
+    return EpisodeEntry(0, 0, 6, "Move the cup to the top of the box.", "", 0, "", path, 0, {}, tmp_path, (0, 0), {})
+
+
+def test_the_fingers_middle_followed_to_the_grippers_next_command_is_the_trace(tmp_path: Path) -> None:
+    entry = entry_with_points(tmp_path, [7.0] * 6, [-1, -1, -1, 1, 1, 1])
+    traces = [note.trace for note in read_annotations(entry, ["ego"], SIZES)["ego"]]
+    assert traces[0] == ((10, 20), (14, 20), (18, 20)) and traces[1] == ((14, 20), (18, 20))
+    assert traces[2] == () and traces[3] == ((22, 20), (26, 20), (30, 20))
+
+
+def test_a_camera_that_moves_has_no_traces(tmp_path: Path) -> None:
+    entry = entry_with_points(tmp_path, [7.0, 7, 8, 9, 9, 9], [1] * 6)
+    assert {note.trace for note in read_annotations(entry, ["ego"], SIZES)["ego"]} == {()}
+
+
+def test_a_trace_ends_where_it_leaves_the_image(tmp_path: Path) -> None:
+    entry = entry_with_points(tmp_path, [7.0] * 6, [1] * 6)
+    note = read_annotations(entry, ["ego"], {"ego": (48, 40)})["ego"][0]
+    assert note.trace == ((10, 20), (14, 20), (18, 20), (22, 20), (26, 20), (30, 20))
+    narrow = read_annotations(entry_with_points(tmp_path, [7.0] * 6, [1] * 6), ["ego"], {"ego": (48, 30)})["ego"][0]
+    assert narrow.trace[-1] == (30, 20) and len(narrow.trace) == 6

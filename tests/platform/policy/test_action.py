@@ -11,7 +11,14 @@ import torch
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import ExpertConfig, QueryConfig
 from st4vla.platform.policy.denoiser import Denoiser
-from st4vla.platform.policy.diffusion import add_noise, ddim_subset, noise_loss, sample_ddim, signal_levels
+from st4vla.platform.policy.diffusion import (
+    add_noise,
+    ddim_subset,
+    mean_error,
+    noise_errors,
+    sample_ddim,
+    signal_levels,
+)
 from st4vla.platform.policy.query import QueryTransformer
 
 
@@ -104,7 +111,7 @@ def test_an_untrained_expert_predicts_no_noise_so_its_loss_is_one():
     torch.manual_seed(0)
     fresh = Denoiser(ExpertConfig(width=32, layers=1, heads=2), condition_tokens=4, chunk_length=64, action_dim=7)
     actions, condition = torch.zeros(64, 64, 7), torch.zeros(64, 4, 32)
-    loss = noise_loss(fresh, actions, torch.zeros(64, 64, dtype=torch.bool), condition, 4, 100)
+    loss = mean_error(*noise_errors(fresh, actions, torch.zeros(64, 64, dtype=torch.bool), condition, 4, 100))
     assert loss.item() == pytest.approx(1.0, abs=0.01)
 
 
@@ -118,7 +125,7 @@ def test_padded_rows_carry_no_loss(denoiser):
     condition, is_pad = torch.randn(2, 4, 32), torch.tensor([[False, False, True]] * 2)
     generator = torch.Generator().manual_seed(0)
     silent: Any = Silent()
-    loss = noise_loss(silent, torch.zeros(2, 3, 2), is_pad, condition, 2, 100, generator)
+    loss = mean_error(*noise_errors(silent, torch.zeros(2, 3, 2), is_pad, condition, 2, 100, generator))
     generator.manual_seed(0)
     torch.randint(0, 100, (4,), generator=generator)
     noise = torch.randn(4, 3, 2, generator=generator)
@@ -172,7 +179,7 @@ def test_a_small_expert_learns_two_actions_apart(processor):
     actions = torch.tensor([[[0.8]], [[-0.8]]])
     optimiser = torch.optim.AdamW(expert.parameters(), 3e-3)
     for _ in range(150):
-        loss = noise_loss(expert, actions, torch.zeros(2, 1, dtype=torch.bool), condition, 64, 100)
+        loss = mean_error(*noise_errors(expert, actions, torch.zeros(2, 1, dtype=torch.bool), condition, 64, 100))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -10,7 +10,7 @@ from st4vla.platform.cli import main
 from st4vla.platform.policy.config import PromptConfig, SemanticsConfig
 from st4vla.platform.published.command import facts_of
 from st4vla.platform.published.summary import summarise
-from st4vla.platform.train.stage import parent_kinship
+from st4vla.platform.train.job import parent_kinship
 
 TOLD = (
     "settings={expert: {layers: 2, width: 64, heads: 4}, vision: {layers: 2, width: 128, heads: 2, position_px: 154}}"

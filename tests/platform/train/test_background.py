@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from st4vla.platform.train.background import Background, Stopwatch, copied
+from st4vla.platform.train.background import Background, Snapshot, Stopwatch, copied
 
 
 def test_a_copy_stays_as_it_was_and_a_view_becomes_as_small_as_it_is():
@@ -47,3 +47,31 @@ def test_the_stopwatch_tells_what_the_loop_waited_and_what_the_whole_took():
     watch.go_on()
     watch.written()
     assert rows == [{"step": 7.0, "checkpoint/blocked_s": 0.5, "checkpoint/whole_s": 4.0}]
+
+
+def test_the_next_copy_takes_the_same_memory_unless_the_size_changed():
+    snapshot, weights = Snapshot(), torch.zeros(4)
+    first = snapshot.take({"w": weights, "steps": [weights[:1]]}, "file")
+    snapshot.settle()
+    weights += 1
+    second = snapshot.take({"w": weights, "steps": [weights[:2]]}, "file")
+    assert first["w"].data_ptr() == second["w"].data_ptr() and second["w"].tolist() == [1.0] * 4
+    assert second["steps"][0].tolist() == [1.0, 1.0]
+    snapshot.settle()
+    assert snapshot.take({"w": weights}, "another file")["w"].data_ptr() != first["w"].data_ptr()
+
+
+def test_a_tensor_is_copied_once_unless_it_was_written_to():
+    snapshot, weights = Snapshot(), torch.zeros(4)
+    first = snapshot.take(weights.detach(), "file")
+    assert snapshot.take({"w": weights}, "policy")["w"] is first
+    weights += 1  # as an average does that is lent to the model
+    assert snapshot.take({"w": weights}, "policy")["w"].tolist() == [1.0] * 4 and first.tolist() == [0.0] * 4
+
+
+def test_a_loop_that_failed_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("st4vla.platform.train.background.PATIENCE_S", 0.01)
+    behind, gate = Background(), threading.Event()
+    behind.start(gate.wait)
+    behind.leave()
+    gate.set()

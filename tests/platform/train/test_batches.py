@@ -66,3 +66,21 @@ def test_the_cursor_counts_batches_taken_not_batches_made():
 def test_what_breaks_on_the_thread_is_raised_where_the_batch_is_taken():
     with pytest.raises(DataError, match="could not be read"):
         read(1, source=Broken)
+
+
+class Others(Numbers):
+    name = "other set!/robot"
+
+    def load(self, item, rng):
+        return -item
+
+
+def test_rows_of_several_datasets_say_which_they_are_of():
+    mixtures = {"robot": Mixture([Numbers(), Others()], seed=3), "grounding": Mixture([Numbers()], seed=4)}
+    encoders = {name: lambda samples: {"items": list(samples)} for name in mixtures}
+    with StepBatches(mixtures, encoders, BatchConfig(robot=8, grounding=4)) as batches:
+        batch = next(batches)
+    assert batch["robot"]["dataset"] == tuple(
+        "other set_" if item < 0 else "numbers" for item in batch["robot"]["items"]
+    )
+    assert set(batch["robot"]["dataset"]) == {"numbers", "other set_"} and "dataset" not in batch["grounding"]

@@ -94,7 +94,7 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
         reporter,
         Worker(),
         begin,
-        [Inspection("validation", 0, lambda model: {"checked": 1.0})],
+        [Inspection("validation", 0, lambda model, step: {"checked": 1.0})],
         LossGuard(folder.parent, 0),
     )
     trainer.run(counters["step"])

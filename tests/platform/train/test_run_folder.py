@@ -102,3 +102,10 @@ def test_the_best_stay_and_the_newest_with_them(tmp_path: Path):
 def test_the_best_can_only_be_told_where_every_checkpoint_is_validated():
     with pytest.raises(ConfigError, match=r"let validation\.every divide saving\.every"):
         train_config(saving={"every": 3, "best": "validation/box_iou"}, validation={"every": 2})
+
+
+def test_a_run_from_before_a_setting_goes_on_with_what_it_had(tmp_path: Path):
+    remember(tmp_path / "run", {"steps": 2})
+    assert remember(tmp_path / "run", {"steps": 2, "packing": False})
+    with pytest.raises(ConfigError, match="packing: False there, True here"):
+        remember(tmp_path / "run", {"steps": 2, "packing": True})

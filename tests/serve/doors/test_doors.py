@@ -1,6 +1,7 @@
 """Every door answers what it should and refuses what it should, on real sockets, without Ray."""
 
 import asyncio
+import base64
 import json
 import threading
 import time
@@ -96,6 +97,15 @@ class Running:
                 return answer.status, json.loads(raw) if raw[:1] in (b"{", b"[") else raw
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
+
+    def post_as(self, path: str, body: Any, headers: dict[str, str]) -> int:
+        """Send a body with headers of one's own, and give the status."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
 
     def wait(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds."""
@@ -272,6 +282,36 @@ def test_keys_open_what_their_scopes_say(tmp_path: Path) -> None:
             running.wait(lambda: any(key.revoked_at for key in running.post.desk.state.keys))
             assert ask(line, libero(st4vla={"robot": "arm-7"}))["error"]["kind"] == "unauthorized"
     assert {event.kind for event in running.of(Refused)} >= {"unauthorized", "forbidden"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[broken"}, 403),
+        ({"Origin": "http://evil.example", "Host": "evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "same-origin"}, 400),
+        ({}, 400),
+    ],
+)
+def test_another_sites_page_changes_nothing(shared: Running, headers: dict[str, str], status: int) -> None:
+    # What passes is refused for its own sake: there is nothing to go back to.
+    given = {name: value.replace("PORT", str(shared.port)) for name, value in headers.items()}
+    assert shared.post_as("/v1/fleet/rollback", {}, given) == status
+
+
+def test_a_password_that_a_browser_remembers_changes_nothing(tmp_path: Path) -> None:
+    key = KeyFile(tmp_path / "keys.json").add("admin", ["observe", "admin"])
+    password = "Basic " + base64.b64encode(f"me:{key}".encode()).decode()
+    with a_post(tmp_path) as server:
+        assert server.post_as("/v1/fleet/stop", {"robot": ""}, {"Authorization": password}) == 401
+        assert not server.post.desk.state.stopped
+        page = f"http://127.0.0.1:{server.port}"
+        headers = {"Authorization": f"Api-Key {key}", "Origin": page}
+        assert server.post_as("/v1/fleet/stop", {"robot": ""}, headers) == 200
 
 
 def test_an_emergency_stop_refuses_actions_until_it_is_released(shared: Running) -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from st4vla.serve.safety.course import at
 from st4vla.serve.safety.embodiment import Part
-from st4vla.serve.safety.limits import at, bend, brake, lengths, stop_path, stops
+from st4vla.serve.safety.limits import bend, brake, lengths, stop_path, stops
 
 HAND = Part("hand", 0, 3, "m", "delta", 0, (-0.1,) * 3, (0.1,) * 3, (0.25,), (1.5,), (15,))
 JOINTS = Part("joints", 0, 2, "rad", "absolute", 0, (-1, -2), (1, 2), (1, 0.5), (4, 2), (60, 30))

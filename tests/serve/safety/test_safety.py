@@ -8,7 +8,7 @@ import pytest
 from st4vla.platform.contracts import ActionChunk, PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import RequestStamp
-from st4vla.serve.safety.embodiment import Embodiment, Part
+from st4vla.serve.safety.embodiment import Embodiment, Part, packaged, packaged_for
 from st4vla.serve.safety.guard import Safety, SafetyConfig, SafetyFilter
 from st4vla.serve.safety.interventions import Intervention, InterventionLog, read_log
 from st4vla.serve.safety.motion import MotionLimits
@@ -131,6 +131,48 @@ def test_random_sessions_never_leave_a_limit_across_chunks():
         again = limits.limit(motion, given.actions[:executed])
         assert again.clamps == ()
         motion = again.motions[-1]
+
+
+def centre(robot: Embodiment) -> np.ndarray:
+    """Give the state in the middle of a robot's workspace."""
+    hand = robot.parts[0]
+    return np.concatenate([np.add(hand.low, hand.high) / 2, np.zeros(robot.state_dim - hand.width)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_every_packaged_robot_keeps_its_limits_whatever_is_asked(name):
+    robot, rng = Embodiment.load(name), np.random.default_rng(1)
+    limits, motion = MotionLimits(robot), MotionLimits(robot).standing(centre(robot))
+    hand = robot.parts[0]
+    for _ in range(6):
+        fast = np.repeat([hand.velocity[0], robot.parts[1].velocity[0], robot.control_hz], [3, 3, 1]) / robot.control_hz
+        given = limits.limit(motion, rng.normal(0, 1, (8, 7)) * fast)
+        used = int(rng.integers(1, 9))
+        assert limits.limit(motion, given.actions[:used]).clamps == ()
+        motion = given.motions[used - 1]
+        assert (motion.parts[0].position <= np.add(hand.high, 1e-4)).all()
+        assert (motion.parts[0].position >= np.subtract(hand.low, 1e-4)).all()
+
+
+@pytest.mark.parametrize(("key", "name"), [("oxe_bridge", "widowx"), ("oxe_rt1", "google_robot"), ("point", "point")])
+def test_limits_are_found_by_the_names_that_recordings_go_by(key, name):
+    assert packaged_for(key) == name and packaged_for("pr2") is None
+
+
+@pytest.mark.parametrize(("name", "step_m"), [("widowx", 0.06), ("google_robot", 0.16)])
+def test_a_robot_that_asks_for_every_step_anew_is_not_slowed_at_its_usual_speed(name, step_m):
+    robot = Embodiment.load(name)
+    asked = chunk((step_m, 0, 0, 1), (step_m, 0, 0, 0))
+    given, interventions = SafetyFilter(robot).check(session(), stamp(), asked, centre(robot))
+    assert np.array_equal(given.actions, asked.actions) and interventions == ()
+
+
+def test_a_published_policy_without_a_state_is_limited_in_speed(caplog):
+    published = replace(spec("oxe_bridge"), state_dim=0)
+    asked = chunk((0.2, 0, 0, 1))
+    given, interventions = Safety(SafetyConfig()).check(published, session(), stamp(), asked, None, float("inf"))
+    assert given.actions[0, 0] == pytest.approx(0.07) and interventions[0].limit == "velocity"
+    assert "left to the robots' clients" in caplog.text
 
 
 def test_a_robot_moved_by_hand_is_limited_from_where_it_is():

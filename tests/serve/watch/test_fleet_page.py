@@ -1,13 +1,16 @@
 """The fleet page in a real browser: what it shows, that it stays text, and that it fits a phone."""
 
+import asyncio
 import base64
 import json
+import queue
 import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
 from st4vla.platform.contracts import Observation, Spatial
+from st4vla.platform.wire import openpi
+from st4vla.serve.access import KeyFile
+from st4vla.serve.control import Control
 from st4vla.serve.events import Refused, Served, Stopped, Trouble
+from st4vla.serve.models import LoaderConfig
+from st4vla.serve.post import NearControl, Post, PostConfig
 from st4vla.serve.watch.board import Board, Report
 from st4vla.serve.watch.fleet import FleetView
 from st4vla.serve.watch.fleet_page import fleet_page
@@ -31,6 +40,8 @@ pytestmark = [
 # Elements with text of their own that is wider than they are.
 CUT_OFF = """[...document.querySelectorAll('.robot dd, .robot dt, .robot h2, .robot .state')].filter(
     one => one.scrollWidth > one.clientWidth + 1)"""
+EVERYTHING_KEPT = """JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href,
+    document.documentElement.outerHTML, [...document.querySelectorAll('input')].map(one => one.value)])"""
 HOSTILE = "<script>window.pwned=1</script>"
 HOSTILE_WORDS = '"><img src=x onerror="window.pwned=2"><svg onload=window.pwned=3>'
 
@@ -256,3 +267,125 @@ def test_it_fits_a_phone_and_follows_what_happens(
     site.server.shutdown()
     site.server.server_close()
     browser.wait("document.querySelector('#lost').innerText.includes('does not answer')")
+
+
+@contextmanager
+def application(folder: Path) -> Iterator[tuple[Post, int]]:
+    """Run a whole serving process in a thread of this one."""
+    started: queue.Queue[tuple[Post, Any, int]] = queue.Queue()
+
+    async def whole() -> None:
+        control = Control(str(folder))
+        await control.begin({"toy@1": "fixed-0-0@1"}, "toy@1")
+        post = Post(PostConfig(loader=LoaderConfig(function="benchmarks.fixed_latency.build")), NearControl(control))
+        await post.start()
+        server = uvicorn.Server(uvicorn.Config(post.application(), port=0, log_level="error", ws="websockets-sansio"))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        started.put((post, server, server.servers[0].sockets[0].getsockname()[1]))
+        await serving
+        await post.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(whole()))
+    thread.start()
+    post, server, port = started.get(timeout=60)
+    try:
+        yield post, port
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+def drive(port: int, robot: str, key: str) -> ClientConnection:
+    """Let a robot connect and ask once."""
+    headers = {"Authorization": f"Api-Key {key}"}
+    line = connect(f"ws://127.0.0.1:{port}", additional_headers=headers, compression=None)
+    line.recv()
+    line.send(asked(robot))
+    assert "actions" in openpi.unpack(line.recv(decode=False))
+    return line
+
+
+def asked(robot: str) -> bytes:
+    images = {"third_person": scene(0), "wrist": scene(9)}
+    message = {"images": images, "state": np.zeros(8, np.float32), "prompt": "lift the cup"}
+    return openpi.pack({**message, "st4vla": {"robot": robot, "session": robot}})
+
+
+def press(browser: Browser, button: str, key: str, reason: str = "") -> None:
+    """Press a button, and in what opens type a reason and a key and confirm."""
+    browser.run(f"document.querySelector({button!r}).click()")
+    browser.wait("document.querySelector('#change').open")
+    browser.run(f"document.querySelector('#change-reason').value = {reason!r}")
+    browser.run(f"document.querySelector('#change-key').value = {key!r}")
+    browser.run("document.querySelector('#change-do').click()")
+
+
+def test_an_operator_stops_and_releases_robots_with_a_key_typed_for_it(
+    browser: Browser, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    watcher, admin = keys.add("watcher", ["act", "observe"]), keys.add("operator", ["admin"])
+    with application(tmp_path) as (post, port):
+        lines = [drive(port, robot, watcher) for robot in ("arm-1", "arm-2")]
+        browser.ask("Network.enable")
+        login = base64.b64encode(f"me:{watcher}".encode()).decode()
+        browser.ask("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {login}"})
+        browser.open(f"http://127.0.0.1:{port}/fleet", 1280, 800)
+        browser.wait("document.querySelectorAll('.robot').length === 2")
+        # Extra headers would take the place of the page's own; the page goes on with what it has seen.
+        browser.ask("Network.setExtraHTTPHeaders", headers={})
+
+        press(browser, ".robot .small", "")
+        browser.wait("document.querySelector('#change-wrong').innerText.includes('Nothing was changed')")
+        browser.run("document.querySelector('#change-back').click()")
+        press(browser, ".robot .small", watcher)
+        browser.wait("document.querySelector('#change-wrong').innerText.includes('lacks the scope admin')")
+        assert not post.desk.state.stopped
+        assert browser.run("document.querySelector('#change-key').value") == ""
+        browser.picture(tmp_path / "refused.png")
+        browser.run("document.querySelector('#change-back').click()")
+
+        press(browser, ".robot .small", admin, "a hand in the cell")
+        browser.wait("!document.querySelector('#change').open")
+        assert dict(post.desk.state.stopped) == {"arm-1": "a hand in the cell"}
+        lines[0].send(asked("arm-1"))
+        assert openpi.unpack(lines[0].recv(decode=False))["error"]["kind"] == "stopped"
+        press(browser, "#halt", admin)
+        browser.wait("!document.querySelector('#change').open")
+        assert dict(post.desk.state.stopped) == {"arm-1": "a hand in the cell", "": "the fleet page"}
+        lines[1].send(asked("arm-2"))
+        assert openpi.unpack(lines[1].recv(decode=False))["error"]["kind"] == "stopped"
+        browser.ask("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {login}"})
+        browser.wait("document.querySelector('#halt').innerText === 'Release the fleet'")
+        browser.wait("document.querySelector('.robot .small').innerText === 'Release'")
+        assert "Emergency stop: the whole fleet" in browser.run("document.body.innerText")
+        browser.picture(tmp_path / "stopped.png")
+        browser.ask("Network.setExtraHTTPHeaders", headers={})
+
+        press(browser, "#halt", admin)
+        browser.wait("!document.querySelector('#change').open")
+        press(browser, ".robot .small", admin)
+        browser.wait("!document.querySelector('#change').open")
+        assert not post.desk.state.stopped
+        lines[0].send(asked("arm-1"))
+        assert "actions" in openpi.unpack(lines[0].recv(decode=False))
+        assert admin.split("_")[2] not in browser.run(EVERYTHING_KEPT)
+        for line in lines:
+            line.close()
+    assert admin.split("_")[2] not in caplog.text
+
+
+def test_the_confirming_step_fits_a_phone(
+    browser: Browser, site: Site, make_served: Callable[..., Served], tmp_path: Path
+) -> None:
+    tell(site, make_served, robots=2)
+    site.post()
+    browser.open(site.url, 390, 844, phone=True)
+    browser.wait("document.querySelectorAll('.robot').length === 2")
+    browser.run("document.querySelector('.robot .small').click()")
+    browser.wait("document.querySelector('#change').open")
+    assert browser.run("document.querySelector('#change-title').innerText") == "Stop arm-1?"
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    browser.picture(tmp_path / "phone.png")

@@ -23,6 +23,7 @@ SMALL = [
     "held_out_share=0.2",
     "validation={robot_samples: 2, grounding_samples: 2}",
     "log_every=2",
+    "drawn=0",
 ]
 
 
@@ -89,7 +90,10 @@ def test_both_stages_run_in_this_process_and_the_first_is_the_parent(painted_dat
         train(painted_dataset, workplace / "one", "stage=grounding", "workers=0", "steps=3")
     with pytest.raises(CheckpointError, match=r"planner\.text\.layers: 1 there, 2 here"):
         train(painted_dataset, workplace / "x", f"parent={grounded}", "policy.planner.text.layers=2")
-    acting = train(painted_dataset, workplace / "two", f"parent={grounded}", "workers=0", "steps=2", "batch.robot=8")
+    more = ("workers=0", "steps=2", "batch.robot=8", "packing=true", "drawn=2")
+    acting = train(painted_dataset, workplace / "two", f"parent={grounded}", *more)
+    drawn = sorted(path.name for path in (workplace / "two" / "drawings").iterdir())
+    assert drawn == ["actions_0000002.png", "answers_0000002.png"]
     checkpoint = load_checkpoint(acting)
     assert checkpoint.lineage.parent == str(grounded)
     assert checkpoint.lineage.notes["stage"] == "action"

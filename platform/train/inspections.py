@@ -1,0 +1,104 @@
+"""Measure a policy under training on held-out samples: answers, open-loop actions, and how the two losses pull."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from st4vla.platform.contracts import ActionSample, GroundingSample
+from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.model import St4vlaModel
+from st4vla.platform.policy.processor import Processor
+from st4vla.platform.train.drawings import DRAWINGS, Gallery, chosen
+from st4vla.platform.train.job import StageJob
+from st4vla.platform.train.loop import Inspection, Row, Worker
+from st4vla.platform.train.predict import Predictor, placed
+from st4vla.platform.train.similarity import compare_objectives
+from st4vla.platform.train.sources import LeRobotSource, Sources, TrainingSource
+from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
+
+MOST_CHUNKS = 32
+
+
+def inspections(
+    job: StageJob, sources: Sources, processor: Processor, worker: Worker, device: torch.device
+) -> list[Inspection]:
+    """List what is measured on the policy now and then."""
+    found = [Inspection("validation", job.train.validation.every, validator(job, sources, processor, worker, device))]
+    if every := job.train.similarity.every:
+        found.append(Inspection("similarity", every, prober(job, processor, worker)))
+    return found
+
+
+def prober(job: StageJob, processor: Processor, worker: Worker) -> Callable[[torch.nn.Module, int], Row]:
+    """Give the function that compares the objectives' gradients on this worker's share of a probe, read once.
+
+    The probe's questions are asked also where training asks none, so that a run on actions alone can be watched.
+
+    Raises:
+        ConfigError: too few held-out samples for every worker to have its share.
+    """
+    config, share = job.train.similarity, slice(worker.rank, None, worker.world_size)
+    sources = Sources(job.robot, job.grounding, job.reading, job.train.seed)
+    robot = [sample for one in sources.robot for sample in one.held_out_robot(config.samples)][: config.samples][share]
+    asked = [sample for one in sources.grounding for sample in one.held_out_grounding(config.samples)]
+    asked = asked[:: max(1, len(asked) // config.samples)][: config.samples][share]
+    if not robot or not asked:
+        raise ConfigError(
+            "similarity.every compares gradients on held-out actions and questions, and there are too few of them; "
+            "raise held_out_share, name grounding_data, or set similarity.every=0"
+        )
+    batches = processor.encode_grounding(asked), processor.encode_actions(robot)
+
+    def compare(model: torch.nn.Module, _: int) -> Row:
+        assert isinstance(model, St4vlaModel)
+        grounding, actions = (placed(batch, model) for batch in batches)
+        return compare_objectives(model, grounding, actions, config.energy, worker.world_size)
+
+    return compare
+
+
+def validator(
+    job: StageJob, sources: Sources, processor: Processor, worker: Worker, device: torch.device
+) -> Callable[[torch.nn.Module, int], Row]:
+    """Give the function that scores this worker's share of the held-out samples, read once, and draws a few of all."""
+    config = job.train.validation
+    share = slice(worker.rank, None, worker.world_size)
+    robot = [s for source in sources.robot for s in source.held_out_robot(config.robot_samples)][share]
+    asked = [s for source in sources.grounding for s in source.held_out_grounding(config.grounding_samples)]
+    questions, drawn = asked[share], gallery(job, sources, asked, worker)
+
+    def validate(model: torch.nn.Module, step: int) -> Row:
+        assert isinstance(model, St4vlaModel)
+        tally = Tally([*ACTION_METRICS, *GROUNDING_METRICS])
+        predictor = Predictor(model, processor)
+        score_actions(robot, predictor.act, tally)
+        score_grounding(questions, predictor.answer, tally)
+        if drawn is not None:
+            drawn.draw(step, predictor.answer, predictor.act)
+        return tally.means(worker.world_size, device)
+
+    return validate
+
+
+def gallery(job: StageJob, sources: Sources, asked: Sequence[GroundingSample], worker: Worker) -> Gallery | None:
+    """Give what draws a few held-out questions and one held-out episode; None where nothing is to be drawn."""
+    if not job.drawn or not job.folder:
+        return None
+    episode, name = held_out_episode(sources.robot)
+    folder = Path(job.folder) / DRAWINGS if worker.rank == 0 else None
+    return Gallery(folder, chosen(asked, job.drawn), episode, name)
+
+
+def held_out_episode(sources: Sequence[TrainingSource]) -> tuple[list[ActionSample], str]:
+    """Give the chunks of the first held-out episode, one after the other, and what to call it.
+
+    There are none where no source is a recording with an episode held out.
+    """
+    for source in sources:
+        if isinstance(source, LeRobotSource) and source.held_out:
+            entry, chunk = source.dataset.meta.episodes[source.held_out[0]], source.reading.chunk_length
+            frames = range(entry.first_frame, entry.first_frame + entry.length, chunk)[:MOST_CHUNKS]
+            chunks = [source.dataset.action_sample(frame, chunk) for frame in frames]
+            return chunks, f"{source.name}, episode {entry.index}"
+    return [], ""
