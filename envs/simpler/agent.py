@@ -127,11 +127,16 @@ class ModelAgent(BaseAgent):
 
     def before_simulation_step(self) -> None:
         self.controller.before_simulation_step()
-        if self._fingers and not self.scene.gpu_sim_enabled:
-            self._keep_fingers_apart(self.robot._objs[0])
-        if self.model.balance_coriolis and not self.scene.gpu_sim_enabled:
-            robot = self.robot._objs[0]
-            robot.set_qf(robot.compute_passive_force(gravity=False, coriolis_and_centrifugal=True))
+        if not self.scene.gpu_sim_enabled:
+            self.before_physics()
+
+    def before_physics(self) -> None:
+        """Keep the fingers apart and cancel the forces of the robot's own motion, in one scene on a CPU."""
+        robot: Any = self.robot._objs[0]
+        if self._fingers:
+            self._keep_fingers_apart(robot)
+        if self.model.balance_coriolis:
+            robot.set_qf(robot.compute_passive_force(False, True))  # gravity, Coriolis and centrifugal
 
 
 def _urdf_config(model: RobotModel) -> dict[str, Any]:

@@ -186,12 +186,9 @@ class SimplerEnv(BaseEnv):
 
     def run_control_step(self, action: np.ndarray) -> None:
         """Execute one raw action [A] in the one scene on a CPU, without ManiSkill's observations and rewards."""
-        agent, step = self.agent, self.scene.px.step
-        controller: Any = agent.controller
+        controller: Any = self.agent.controller
         controller.command(action[None])
-        for _ in range(self.build.substeps):
-            agent.before_simulation_step()
-            step()
+        controller.play(self.scene.px.step, self.build.substeps, self.agent.before_physics)
 
     def evaluate(self) -> dict[str, torch.Tensor]:
         return {}
