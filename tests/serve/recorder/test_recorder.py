@@ -140,7 +140,7 @@ def test_a_killed_shelf_is_started_again_and_nothing_is_lost(
 def test_a_killed_replica_loses_nothing_that_was_accepted(
     recorder_config: RecorderConfig, st4vla_environment: dict[str, str], frames: int
 ) -> None:
-    source = str(Path(__file__).with_name("conftest.py"))
+    source = str(Path(__file__).parent.with_name("conftest.py"))
     command = [sys.executable, "-c", SERVE_FOREVER, source, recorder_config.folder]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, env=st4vla_environment)
     assert child.stdout is not None
