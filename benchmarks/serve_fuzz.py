@@ -271,7 +271,7 @@ def main() -> None:
         record(
             "20,000 spoilt frames and other attacks over sockets, faults",
             6,
-            sum(faults.values()),
+            int(sum(faults.values())),
             "faults",
             "<= 0",
             command,
