@@ -1,9 +1,11 @@
 """Write files so that each is either wholly there or not there at all."""
 
 import errno
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,23 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 break
             raise DataError(f"{path} line {number} is not JSON: {error}.") from error
     return rows
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Let one process of this machine go on at a time among those that name the same lock file; the others wait.
+
+    Raises:
+        DataError: the lock's folder cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("wb")
+    except OSError as error:
+        raise disk_error(lock, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def disk_error(path: Path, error: OSError) -> DataError:

@@ -4,18 +4,16 @@ Decoding every training sample from its MP4 is 4-10 times slower than reading it
 budget is read from its videos instead, by leaving the cache out.
 """
 
-import fcntl
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from st4vla.platform.data.disk import disk_error
+from st4vla.platform.data.disk import disk_error, one_at_a_time
 from st4vla.platform.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ class FrameCache:
             DataError: the frames do not fit the budget or the disk.
         """
         place = self.folder / digest[:32]
-        with self._locked(digest):
+        with one_at_a_time(self.folder / f".{digest[:32]}.lock"):
             missing = {camera: shape for camera, shape in shapes.items() if not _path(place, camera).exists()}
             self._make_room(place, sum(int(np.prod(shape)) for shape in missing.values()))
             for camera, shape in missing.items():
@@ -71,18 +69,6 @@ class FrameCache:
         if shapes:
             os.utime(place)
         return {camera: np.load(_path(place, camera), mmap_mode="r") for camera in shapes}
-
-    @contextmanager
-    def _locked(self, digest: str) -> Iterator[None]:
-        path = self.folder / f".{digest[:32]}.lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("wb")
-        except OSError as error:
-            raise disk_error(path, error) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _make_room(self, place: Path, wanted: int) -> None:
         limit = int(self.config.max_gigabytes * 1e9)

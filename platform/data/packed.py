@@ -197,18 +197,3 @@ def _asked(row: Mapping[str, Any]) -> Asked:
     points = tuple((float(x), float(y)) for x, y in row["points"] or ())
     box = tuple(map(float, row["box"])) if row["box"] else None
     return Asked(row["kind"], row["label"], Spatial(label=row["answer"], box=box, points=points))  # type: ignore[arg-type]
-
-
-class PackedQuestions:
-    """Some pictures of a packed folder as a source of questions; a `mixture.Source`."""
-
-    def __init__(self, packed: PackedPictures, places: range) -> None:
-        self.name, self._packed, self._places = f"{packed.folder.name}/packed", packed, places
-
-    def __len__(self) -> int:
-        """Give the number of pictures."""
-        return len(self._places)
-
-    def load(self, item: int, rng: np.random.Generator) -> GroundingSample:
-        """Draw one question about one picture."""
-        return self._packed.ask(self._places[item], rng)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -93,14 +93,25 @@ class PictureSet:
         return found.hexdigest()[:16]
 
 
-class PictureQuestions:
-    """Some rows of a set as a source of questions; a `mixture.Source`."""
+class Askable(Protocol):
+    """Pictures, each of which answers questions: a `PictureSet`, or one that was packed."""
 
-    def __init__(self, pictures: PictureSet, places: Sequence[int]) -> None:
-        self.name, self._pictures, self._places = f"{pictures.name}/pictures", pictures, places
+    def __len__(self) -> int: ...
+
+    @cached_property
+    def digest(self) -> str: ...
+
+    def ask(self, index: int, rng: np.random.Generator) -> GroundingSample: ...
+
+
+class PictureQuestions:
+    """Some pictures of a set as a source of questions; a `mixture.Source`."""
+
+    def __init__(self, name: str, pictures: Askable, places: Sequence[int]) -> None:
+        self.name, self._pictures, self._places = name, pictures, places
 
     def __len__(self) -> int:
-        """Give the number of rows."""
+        """Give the number of pictures."""
         return len(self._places)
 
     def load(self, item: int, rng: np.random.Generator) -> GroundingSample:

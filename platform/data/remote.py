@@ -5,19 +5,17 @@ stopped. A hub's dataset is pinned to one commit (`pinned`), so that every worke
 bucket holds has no such name: the copy follows the bucket, and the dataset's digest says what was read.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from st4vla.platform.data.address import Address, is_remote, read_address, readable
 from st4vla.platform.data.bucket import fetch_bucket, list_objects, open_bucket
-from st4vla.platform.data.disk import disk_error, write_file
+from st4vla.platform.data.disk import one_at_a_time, write_file
 from st4vla.platform.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -61,7 +59,7 @@ def fetch(path: str, downloads: str = DOWNLOADS, wanted: Sequence[str] = EVERYTH
     if not is_remote(path):
         return Path(path)
     address = read_address(pinned(path, downloads))
-    with one_at_a_time(Path(downloads), address):
+    with one_at_a_time(lock_of(address, Path(downloads))):
         if address.scheme == "hf":
             found = fetch_hub(address, Path(downloads) / "hub", wanted)
         else:
@@ -134,16 +132,7 @@ def ask_commit(address: Address) -> str:
         return str(api.dataset_info(address.name, revision=address.revision or None).sha)
 
 
-@contextmanager
-def one_at_a_time(downloads: Path, address: Address) -> Iterator[None]:
-    """Let one process of this machine fetch an address; the others wait and find it done."""
+def lock_of(address: Address, downloads: Path) -> Path:
+    """Name the file that processes which fetch the same address wait at."""
     name = hashlib.sha256(f"{address.scheme}:{address.name}/{address.inner}".encode()).hexdigest()[:24]
-    lock = downloads / f".{name}.lock"
-    try:
-        downloads.mkdir(parents=True, exist_ok=True)
-        file = lock.open("wb")
-    except OSError as error:
-        raise disk_error(lock, error) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return downloads / f".{name}.lock"

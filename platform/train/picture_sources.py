@@ -3,9 +3,9 @@
 from st4vla.platform.contracts import ActionSample, GroundingSample
 from st4vla.platform.data.address import title_of
 from st4vla.platform.data.mixture import Source
-from st4vla.platform.data.packed import PackedPictures, PackedQuestions
+from st4vla.platform.data.packed import PackedPictures
 from st4vla.platform.data.picture_formats import open_pictures
-from st4vla.platform.data.pictures import PictureQuestions
+from st4vla.platform.data.pictures import Askable, PictureQuestions
 from st4vla.platform.data.remote import fetch
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.data.stills import StillQuestions, Stills
@@ -50,8 +50,8 @@ class StillsSource(WithoutActions):
         self.name, self.place = title_of(config.path), str(self.stills.folder)
         self.questions = reading.questions
         total = len(self.stills)
-        self.num_held_out = round(total * reading.held_out_share / len(reading.cameras)) * len(reading.cameras)
-        self.num_training = total - self.num_held_out
+        held_out = round(total * reading.held_out_share / len(reading.cameras)) * len(reading.cameras)
+        self.num_training = total - held_out
 
     @property
     def digest(self) -> str:
@@ -73,55 +73,48 @@ class StillsSource(WithoutActions):
         return {still.instruction for still in shown}.union(*(still.annotation.boxes for still in shown))
 
 
-class PictureSource(WithoutActions):
-    """Pictures with questions, as others keep them; the last share of the rows is held out."""
+class AskedSource(WithoutActions):
+    """Pictures that bring their own questions; the last share of them is held out.
 
-    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        folders = {name: str(fetch(str(config.options[name]), reading.downloads)) for name in PATHS & {*config.options}}
-        self.pictures = open_pictures(config.kind, fetch(config.path, reading.downloads), {**config.options, **folders})
-        self.name = self.place = self.pictures.name
-        self.num_held_out = round(len(self.pictures) * reading.held_out_share)
-        self.num_training = len(self.pictures) - self.num_held_out
+    Args:
+        name: what logs and errors call the source.
+        questions: what its questions are counted under.
+        pictures: all of them.
+        held_out_share: of the pictures.
+    """
+
+    def __init__(self, name: str, questions: str, pictures: Askable, held_out_share: float) -> None:
+        self.name = self.place = name
+        self._questions, self.pictures = questions, pictures
+        self.num_training = len(pictures) - round(len(pictures) * held_out_share)
 
     @property
     def digest(self) -> str:
-        """Digest of the files with the rows."""
+        """Digest of the files with the pictures' rows."""
         return self.pictures.digest
 
     def grounding(self) -> PictureQuestions:
-        """Questions of the rows to train on."""
-        return PictureQuestions(self.pictures, range(self.num_training))
-
-    def held_out_grounding(self, count: int) -> list[GroundingSample]:
-        """Give up to `count` questions of held-out rows, the same ones each time."""
-        return load_spread(PictureQuestions(self.pictures, range(self.num_training, len(self.pictures))), count)
-
-    def texts(self) -> set[str]:
-        """Give none: a tokenizer made from the web's words would be none of ours."""
-        return set()
-
-
-class PackedSource(WithoutActions):
-    """Web pictures packed from shards; the last share of them is held out."""
-
-    def __init__(self, config: SourceConfig, reading: ReadingConfig) -> None:
-        self.packed = PackedPictures(fetch(config.path, reading.downloads))
-        self.name = self.place = title_of(config.path)
-        self.num_training = len(self.packed) - round(len(self.packed) * reading.held_out_share)
-
-    @property
-    def digest(self) -> str:
-        """Digest of which shards were packed."""
-        return self.packed.digest
-
-    def grounding(self) -> PackedQuestions:
         """Questions of the pictures to train on."""
-        return PackedQuestions(self.packed, range(self.num_training))
+        return PictureQuestions(self._questions, self.pictures, range(self.num_training))
 
     def held_out_grounding(self, count: int) -> list[GroundingSample]:
         """Give up to `count` questions of held-out pictures, the same ones each time."""
-        return load_spread(PackedQuestions(self.packed, range(self.num_training, len(self.packed))), count)
+        held_out = range(self.num_training, len(self.pictures))
+        return load_spread(PictureQuestions(self._questions, self.pictures, held_out), count)
 
     def texts(self) -> set[str]:
         """Give none: a tokenizer made from the web's words would be none of ours."""
         return set()
+
+
+def picture_source(config: SourceConfig, reading: ReadingConfig) -> AskedSource:
+    """Open pictures with questions as others keep them."""
+    folders = {name: str(fetch(str(config.options[name]), reading.downloads)) for name in PATHS & {*config.options}}
+    pictures = open_pictures(config.kind, fetch(config.path, reading.downloads), {**config.options, **folders})
+    return AskedSource(pictures.name, f"{pictures.name}/pictures", pictures, reading.held_out_share)
+
+
+def packed_source(config: SourceConfig, reading: ReadingConfig) -> AskedSource:
+    """Open pictures of the web that were packed from shards."""
+    packed = PackedPictures(fetch(config.path, reading.downloads))
+    return AskedSource(title_of(config.path), f"{packed.folder.name}/packed", packed, reading.held_out_share)

@@ -15,7 +15,7 @@ from st4vla.platform.data.sources import ActionSource, GroundingSource, split_ep
 from st4vla.platform.data.statistics import EmbodimentStatistics
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.config import build
-from st4vla.platform.train.picture_sources import PackedSource, PictureSource, StillsSource
+from st4vla.platform.train.picture_sources import StillsSource, packed_source, picture_source
 from st4vla.platform.train.source_config import SPLIT_SEED, ReadingConfig, SourceConfig, TrainingSource, load_spread
 
 
@@ -86,9 +86,9 @@ def open_source(config: SourceConfig, reading: ReadingConfig) -> TrainingSource:
     if config.kind == "stills":
         return StillsSource(config, reading)
     if config.kind == "packed":
-        return PackedSource(config, reading)
+        return packed_source(config, reading)
     if config.kind in OPENERS:
-        return PictureSource(config, reading)
+        return picture_source(config, reading)
     module, _, name = config.kind.rpartition(".")
     try:
         make = getattr(importlib.import_module(module), name)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from st4vla.platform.data.mixture import Loader, LoaderConfig, Mixture
-from st4vla.platform.data.packed import PackedPictures, PackedQuestions, pack_shard
+from st4vla.platform.data.packed import PackedPictures, pack_shard
+from st4vla.platform.data.pictures import PictureQuestions
 from st4vla.platform.data.shards import BadRow, ShardRow, read_shard
 from st4vla.platform.errors import DataError
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig, open_source
@@ -172,7 +173,7 @@ def test_any_packed_row_is_read_at_once_and_is_what_the_shard_held(tmp_path: Pat
 
 
 def test_a_packed_source_resumes_on_other_workers_with_the_samples_of_an_unbroken_run(tmp_path: Path) -> None:
-    source = PackedQuestions(PackedPictures(packed_folder(tmp_path)), range(300))
+    source = PictureQuestions("packed", PackedPictures(packed_folder(tmp_path)), range(300))
 
     def drawn(world: int, batches: int, cursor: dict[str, int] | None = None) -> tuple[list[str], dict[str, int]]:
         loaders = [Loader(Mixture([source], seed=3), LoaderConfig(8 // world, 0), rank, world) for rank in range(world)]
