@@ -76,4 +76,6 @@ def work(rank: int, run: Run) -> None:
     words = [*OVERRIDES, f"deepspeed=zero{run.zero_stage}", f"data={run.data}", cache]
     settings: Any = OmegaConf.to_container(compose_command("train", words), resolve=True)
     run_stage(read_job(settings), Worker(rank, run.world), SharedFolder(run.folder), run.resume)
-    dist.destroy_process_group()
+    dist.barrier()
+    # gloo's threads may abort a process that ends in the usual way just after its last collective; the work is done.
+    os._exit(0)
