@@ -1,4 +1,8 @@
-"""Word the tasks: a small grammar with paraphrases, some of them kept back for evaluation."""
+"""Word the tasks: a small grammar with paraphrases, some of them kept back for evaluation.
+
+Of what is kept back, "held_out" are new sentences of words that training uses in others, and "new_words" hold a word,
+mostly the verb, that training never uses: only a planner that has read more than our instructions can know those.
+"""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +11,7 @@ from typing import Literal
 from st4vla.envs.layout import SIDES, Scene, TaskName, check_task, generator
 from st4vla.platform.errors import EnvError
 
-Wording = Literal["seen", "held_out"]
+Wording = Literal["seen", "held_out", "new_words"]
 
 # {a} is the object, {b} its container, {in} "in" or "on" as the container asks, {side} a key of SIDES after "to the".
 PARAPHRASES: dict[TaskName, dict[Wording, tuple[str, ...]]] = {
@@ -20,8 +24,15 @@ PARAPHRASES: dict[TaskName, dict[Wording, tuple[str, ...]]] = {
             "hover over the {a}",
             "bring the gripper to the {a}",
             "point at the {a}",
+            "approach the {a}",
+            "find the {a} and move to it",
         ),
-        "held_out": ("hold the hand above the {a}", "approach the {a} from above", "find the {a} and stop over it"),
+        "held_out": (
+            "bring the gripper above the {a}",
+            "find the {a} and hover over it",
+            "approach the {a} from above",
+        ),
+        "new_words": ("hold the hand above the {a}", "search for the {a} and stop over it", "visit the {a}"),
     },
     "push": {
         "seen": (
@@ -31,8 +42,11 @@ PARAPHRASES: dict[TaskName, dict[Wording, tuple[str, ...]]] = {
             "shove the {a} {side}",
             "push {side} the {a}",
             "give the {a} a push {side}",
+            "make the {a} move {side}",
+            "nudge the {a} {side}",
         ),
-        "held_out": ("nudge the {a} {side}", "make the {a} slide {side}", "drive the {a} {side} across the table"),
+        "held_out": ("give the {a} a nudge {side}", "make the {a} slide {side}", "shove {side} the {a}"),
+        "new_words": ("press the {a} {side}", "drive the {a} {side} across the table", "shift the {a} {side}"),
     },
     "pick_up": {
         "seen": (
@@ -42,8 +56,11 @@ PARAPHRASES: dict[TaskName, dict[Wording, tuple[str, ...]]] = {
             "take the {a}",
             "pick the {a} up",
             "raise the {a} from the table",
+            "grab the {a}",
+            "get the {a} and hold it up",
         ),
-        "held_out": ("grab the {a} and hold it up", "get the {a} off the table", "collect the {a}"),
+        "held_out": ("grab the {a} and raise it", "get the {a} from the table", "take the {a} and hold it up"),
+        "new_words": ("clutch the {a}", "have the {a} off its place", "collect the {a}"),
     },
     "put_on": {
         "seen": (
@@ -53,8 +70,15 @@ PARAPHRASES: dict[TaskName, dict[Wording, tuple[str, ...]]] = {
             "set the {a} down {in} the {b}",
             "move the {a} to the {b}",
             "take the {a} to the {b}",
+            "drop the {a} {in} the {b}",
+            "take the {a} and leave it {in} the {b}",
         ),
-        "held_out": ("drop the {a} {in} the {b}", "the {a} belongs {in} the {b}", "leave the {a} {in} the {b}"),
+        "held_out": (
+            "take the {a} and drop it {in} the {b}",
+            "leave the {a} {in} the {b}",
+            "pick up the {a} and set it down {in} the {b}",
+        ),
+        "new_words": ("stow the {a} {in} the {b}", "the {a} belongs {in} the {b}", "deliver the {a} to the {b}"),
     },
     "sort_three": {
         "seen": (
@@ -66,9 +90,14 @@ PARAPHRASES: dict[TaskName, dict[Wording, tuple[str, ...]]] = {
             "move every object to the container of its colour",
         ),
         "held_out": (
+            "sort the three objects: place {list}",
+            "sort every object by its colour",
+            "move each object to the container of its own colour",
+        ),
+        "new_words": (
             "tidy up: {list}",
-            "match the objects and the containers by colour",
-            "clear the table, every object to its colour",
+            "match objects and bins by colour",
+            "clear the table, everything to its colour",
         ),
     },
 }
@@ -115,14 +144,14 @@ def instruction(task: str, names: Sequence[str], seed: int, wording: Wording = "
         names: (object,) for reach and pick_up, (object, side) for push, (object, container) for put_on, and three
             times (object, container) in one row for sort_three.
         seed: chooses among the paraphrases.
-        wording: "seen" for those of training, "held_out" for those kept for evaluation.
+        wording: "seen" for those of training, "held_out" and "new_words" for those kept for evaluation.
 
     Raises:
         EnvError: there is no such task or wording.
     """
     known = check_task(task)
     if wording not in PARAPHRASES[known]:
-        raise EnvError(f"There is no wording {wording!r}; choose seen or held_out.")
+        raise EnvError(f"There is no wording {wording!r}; choose seen, held_out or new_words.")
     choices = PARAPHRASES[known][wording]
     if known == "sort_three" and not by_colour(names):
         choices = tuple(choice for choice in choices if "{list}" in choice)
@@ -139,7 +168,7 @@ def _place_words(places: Sequence[str]) -> dict[str, str]:
 
 
 def vocabulary() -> list[str]:
-    """List every word an instruction may hold besides the names of things, held-out wordings included, sorted."""
+    """List every word an instruction may hold besides the names of things, sorted; of all wordings."""
     texts = [text for forms in PARAPHRASES.values() for choices in forms.values() for text in choices]
     texts += [side_phrase(side) for side in SIDES] + list(PREPOSITIONS.values()) + ["the and"]
     return sorted({word for text in texts for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", text))})

@@ -39,13 +39,19 @@ class Suite:
 SUITES: dict[str, Suite] = {
     "seen": Suite("Objects and wordings of training, layouts that are new."),
     "unseen_objects": Suite("Combinations of colour and form that training never showed.", variant="unseen_objects"),
-    "unseen_wording": Suite("Paraphrases that training never used.", wording="held_out"),
+    "unseen_wording": Suite("Sentences that training never used, of words that it did.", wording="held_out"),
+    "new_words": Suite("Sentences with words that training never used.", wording="new_words"),
     "long_horizon": Suite("Three objects into their containers.", tasks=("sort_three",)),
     "moved_object": Suite("The object is moved while the robot is at it.", perturbations=(perturbations.OBJECT_MOVED,)),
     "changed_instruction": Suite(
         "Another object is asked for while the robot is at it.", perturbations=(perturbations.INSTRUCTION_CHANGED,)
     ),
 }
+
+
+def wording_of(suite: str) -> Wording:
+    """Give a suite's wording; training and anything else is worded as seen."""
+    return SUITES[suite].wording if suite in SUITES else "seen"
 
 
 def training_seed(index: int) -> int:

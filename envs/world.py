@@ -13,7 +13,19 @@ import numpy as np
 import sapien
 import torch
 
-from st4vla.envs import annotate, focus, geometry, instructions, layout, objects, perturbations, states, tabletop, tasks
+from st4vla.envs import (
+    annotate,
+    focus,
+    geometry,
+    instructions,
+    layout,
+    objects,
+    perturbations,
+    states,
+    suites,
+    tabletop,
+    tasks,
+)
 from st4vla.envs.control import FINGER_OPEN_M
 from st4vla.envs.physics import renew_physics
 from st4vla.envs.progress import Progress
@@ -229,7 +241,7 @@ class TabletopWorld:
     def _change_instruction(self) -> bool:
         placed = tuple(bool(stage) for stage in self._outcome.stages) if self.scene.task == "sort_three" else ()
         self.scene = perturbations.retargeted(self.scene, placed, self._seed)
-        wording = "held_out" if self._spec is not None and self._spec.suite == "unseen_wording" else "seen"
+        wording = suites.wording_of(self._spec.suite if self._spec is not None else "")
         names = instructions.names_of(self.scene)
         self._instruction = instructions.instruction(self.scene.task, names, self._seed, wording)
         self._reached = []

@@ -69,11 +69,25 @@ def test_unknown_task_and_variant_are_named_with_what_there_is():
 
 
 @pytest.mark.parametrize("task", layout.TASKS)
-def test_each_task_has_six_seen_and_three_held_out_wordings_and_none_is_both(task: layout.TaskName):
+def test_each_task_has_six_seen_wordings_and_three_of_each_other_kind_and_none_is_both(task: layout.TaskName):
     forms = instructions.PARAPHRASES[task]
     assert len(set(forms["seen"])) >= 6
-    assert len(set(forms["held_out"])) >= 3
-    assert not set(forms["seen"]) & set(forms["held_out"])
+    assert len(set(forms["held_out"])) >= 3 and len(set(forms["new_words"])) >= 3
+    assert len({sentence for kind in forms.values() for sentence in kind}) == sum(map(len, forms.values()))
+
+
+def test_held_out_wordings_are_of_words_that_training_uses_and_new_words_are_not():
+    kinds = {
+        kind: [words_of(sentence) for forms in instructions.PARAPHRASES.values() for sentence in forms[kind]]
+        for kind in ("seen", "held_out", "new_words")
+    }
+    known = set().union(*kinds["seen"])
+    assert not set().union(*kinds["held_out"]) - known
+    assert all(words - known for words in kinds["new_words"])
+
+
+def words_of(sentence: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", sentence)))
 
 
 def test_instruction_names_object_side_and_container():
@@ -96,6 +110,6 @@ def test_vocabulary_holds_every_word_of_every_instruction():
     for task in layout.TASKS:
         for seed in range(30):
             scene = layout.draw_scene(task, "unseen_objects" if seed % 2 else "default", seed)
-            for wording in ("seen", "held_out"):
+            for wording in ("seen", "held_out", "new_words"):
                 text = instructions.instruction(task, instructions.names_of(scene), seed, wording)
                 assert set(re.findall(r"[a-z]+", text)) <= known

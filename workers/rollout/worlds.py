@@ -139,7 +139,15 @@ def warm_up(world: World, spec: EpisodeSpec, pictures: bool) -> None:
         world.render_snapshot(world.snapshot())
 
 
-TABLETOP_SUITES = ("seen", "unseen_objects", "unseen_wording", "long_horizon", "moved_object", "changed_instruction")
+TABLETOP_SUITES = (
+    "seen",
+    "unseen_objects",
+    "unseen_wording",
+    "new_words",
+    "long_horizon",
+    "moved_object",
+    "changed_instruction",
+)
 
 SIMPLER_SUITES = (
     "simplerenv_google_vm",
