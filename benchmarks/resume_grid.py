@@ -1,15 +1,17 @@
 """Stop a run on 1, 2 or 4 workers and go on on 1, 2 or 4, under ZeRO 1, 2 and 3, and follow the loss.
 
 Every run trains the same small policy on the same questions with the same global batch of 8: 6 steps on one number of
-workers, then 6 more on each other number. A curve continues where every loss after the change is within 2 % of
-that of the run that never changed; the samples are the same where the data cursors at the end are. All workers are
-forked from one process that has made the imports.
+workers, then 6 more on each number. A curve continues where every loss after the change is within 2 % of that of a run
+that had as many workers from the start, since the loss that is told is a mean over workers of means over what each of
+them saw; the samples are the same where the data cursors at the end are. All workers are forked from one process that
+has made the imports.
 
     python -m benchmarks.resume_grid
     python -m benchmarks.resume_grid --stages 1 --worlds 1 2     a part of it, printed and not recorded
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -67,17 +69,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = painted_dataset(Path(place) / "data")
         for stage in words.stages:
-            for first in words.worlds:
-                whole = Path(place) / f"zero{stage}_{first}"
-                straight = run(first, stage, data, whole)
-                for then in words.worlds:
-                    folder = Path(place) / f"zero{stage}_{first}_{then}"
-                    losses = run(then, stage, data, folder, whole / f"step_{SAVED}")
-                    apart = max(abs(losses[step] / straight[step] - 1) for step in range(SAVED + 1, STEPS + 1))
-                    tried, worst = tried + 1, max(worst, apart)
-                    held, same = held + (apart <= TOLERANCE), same + (cursor(folder) == cursor(whole))
-                    said = f"losses within {100 * apart:.3f} %, {held} and {same} of {tried} hold"
-                    print(f"{time.monotonic() - began:.0f} s, ZeRO {stage}: {first} -> {then}: {said}", flush=True)
+            whole = {world: Path(place) / f"zero{stage}_{world}" for world in words.worlds}
+            straight = {world: run(world, stage, data, folder) for world, folder in whole.items()}
+            for first, then in itertools.product(words.worlds, words.worlds):
+                folder = Path(place) / f"zero{stage}_{first}_{then}"
+                losses = run(then, stage, data, folder, whole[first] / f"step_{SAVED}")
+                apart = max(abs(losses[step] / straight[then][step] - 1) for step in range(SAVED + 1, STEPS + 1))
+                tried, worst = tried + 1, max(worst, apart)
+                held, same = held + (apart <= TOLERANCE), same + (cursor(folder) == cursor(whole[then]))
+                said = f"losses within {100 * apart:.3f} %, {held} and {same} of {tried} hold"
+                print(f"{time.monotonic() - began:.0f} s, ZeRO {stage}: {first} -> {then}: {said}", flush=True)
     if (words.stages, words.worlds) == (list(STAGES), list(WORLDS)):
         record_grid(held, same, worst, tried)
 
