@@ -49,7 +49,9 @@ class SharedFolder:
         with (self.folder / ROWS).open("a") as lines:
             lines.write(json.dumps(row) + "\n")
 
-    def checkpoint(self, step: int, begin: Callable[[Path], Any], row: dict[str, float]) -> None:
+    def checkpoint(
+        self, step: int, begin: Callable[[Path], Any], row: dict[str, float], stands: Callable[[], None]
+    ) -> None:
         """Write this worker's part at once."""
         import torch.distributed as dist
 
@@ -57,6 +59,7 @@ class SharedFolder:
         place.mkdir(parents=True, exist_ok=True)
         begin(place)()
         dist.barrier()
+        stands()
 
 
 def work(rank: int, run: Run) -> None:

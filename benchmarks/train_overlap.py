@@ -37,7 +37,14 @@ def main() -> None:
     wait = round(100 * fmean(waits), 2)
     record("training: step time spent waiting for data, tiny, 2 workers", 4, wait, "%", "<= 5", command)
     record("training: checkpoint time hidden behind the steps", 4, round(100 * hidden, 1), "%", ">= 90", command)
-    record("training: a checkpoint from copy to disk", 4, round(whole_s / len(saves), 2), "s", "report", command)
+    record(
+        "training: a checkpoint from its copy until a run could go on from it",
+        4,
+        round(whole_s / len(saves), 2),
+        "s",
+        "report",
+        command,
+    )
     print(f"waiting {wait} %, hidden {100 * hidden:.1f} % of {whole_s / len(saves):.2f} s")
 
 

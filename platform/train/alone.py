@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from st4vla.platform.train.background import Background, Begin
+from st4vla.platform.train.background import Background, Begin, Finish
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.folder import kept
 from st4vla.platform.train.job import StageJob
@@ -32,7 +32,7 @@ class FolderReporter:
         """Pass a row on."""
         self.tell(row)
 
-    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+    def checkpoint(self, step: int, begin: Begin, row: Row, stands: Finish) -> None:
         """Write a checkpoint beside the next steps, and then let go of those that need not stay."""
         self._behind.wait()
         hidden, place = self.folder / f".{name_of(step)}", self.folder / name_of(step)
@@ -44,6 +44,7 @@ class FolderReporter:
             finish()
             shutil.rmtree(place, ignore_errors=True)
             hidden.rename(place)
+            stands()
             whole = self.checkpoints()
             for old in set(whole) - kept(whole, self.saving):
                 shutil.rmtree(old)

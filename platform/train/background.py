@@ -105,22 +105,28 @@ class Background:
 
 
 class Stopwatch:
-    """Tell how long a checkpoint held up the loop, and how long it took altogether."""
+    """Tell how long a checkpoint held up the loop, and how long it took until a run could go on from it.
+
+    Either end may come first, on a thread of its own; both times are told at the second.
+    """
 
     def __init__(self, tell: Callable[[dict[str, float]], None], step: int, clock: Callable[[], float]) -> None:
         self._tell, self._step, self._clock = tell, step, clock
         self._began = clock()
-        self._loop_went_on = threading.Event()
-        self._blocked_s = 0.0
+        self._seconds: dict[str, float] = {}
+        self._one_end_at_a_time = threading.Lock()
 
     def go_on(self) -> None:
         """Note that the loop goes on."""
-        self._blocked_s = self._clock() - self._began
-        self._loop_went_on.set()
+        self._end("checkpoint/blocked_s")
 
-    def written(self) -> None:
-        """Note that the checkpoint is written, and tell both times once the loop is known to have gone on."""
-        whole_s = self._clock() - self._began
-        self._loop_went_on.wait(PATIENCE_S)
-        row = {"checkpoint/blocked_s": self._blocked_s, "checkpoint/whole_s": max(whole_s, self._blocked_s)}
-        self._tell({"step": float(self._step), **row})
+    def stands(self) -> None:
+        """Note that a run could go on from the checkpoint."""
+        self._end("checkpoint/whole_s")
+
+    def _end(self, name: str) -> None:
+        with self._one_end_at_a_time:
+            self._seconds[name] = self._clock() - self._began
+            if len(self._seconds) == 2:
+                self._seconds["checkpoint/whole_s"] = max(self._seconds.values())
+                self._tell({"step": float(self._step), **self._seconds})

@@ -39,10 +39,11 @@ class Reporter(Protocol):
         """Take one row of figures; only the first worker calls it."""
         ...
 
-    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+    def checkpoint(self, step: int, begin: Begin, row: Row, stands: Finish) -> None:
         """Give every worker a folder for its part, and make all parts one checkpoint once they are written.
 
-        `begin` copies at once and gives the function that writes; that one may run beside the next steps.
+        `begin` copies at once and gives the function that writes; that one may run beside the next steps. `stands` is
+        called when a run could go on from the checkpoint.
         """
         ...
 
@@ -219,11 +220,10 @@ class Trainer:
                     write()
                 if self.worker.rank == 0:
                     (folder / ROW).write_text(json.dumps(row))
-                watch.written()
 
             return finish
 
-        self.reporter.checkpoint(done, begin, row)
+        self.reporter.checkpoint(done, begin, row, watch.stands)
         watch.go_on()
 
     def _tell(self, row: Row) -> None:

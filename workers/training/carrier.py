@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
-from st4vla.platform.train.background import Background, Begin
+from st4vla.platform.train.background import Background, Begin, Finish
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
@@ -57,7 +57,7 @@ class RayReporter:
         """Send a row, without waiting."""
         self.board.put.remote(row)
 
-    def checkpoint(self, step: int, begin: Begin, row: Row) -> None:
+    def checkpoint(self, step: int, begin: Begin, row: Row, stands: Finish) -> None:
         """Copy this worker's part, then write and report it beside the next steps.
 
         Every worker comes here at the same step, and reports in the same order. Ray removes the part once it has
@@ -75,6 +75,7 @@ class RayReporter:
                 checkpoint_dir_name=name_of(step),
                 delete_local_checkpoint_after_upload=True,
             )
+            stands()
 
         self._behind.start(write_and_report)
 

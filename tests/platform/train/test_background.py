@@ -45,8 +45,17 @@ def test_the_stopwatch_tells_what_the_loop_waited_and_what_the_whole_took():
     ticks, rows = iter([10.0, 10.5, 14.0]), []
     watch = Stopwatch(rows.append, 7, lambda: next(ticks))
     watch.go_on()
-    watch.written()
+    assert rows == []
+    watch.stands()
     assert rows == [{"step": 7.0, "checkpoint/blocked_s": 0.5, "checkpoint/whole_s": 4.0}]
+
+
+def test_a_checkpoint_that_is_written_in_the_loop_hides_nothing():
+    ticks, rows = iter([10.0, 13.0, 13.5]), []
+    watch = Stopwatch(rows.append, 7, lambda: next(ticks))
+    watch.stands()
+    watch.go_on()
+    assert rows == [{"step": 7.0, "checkpoint/blocked_s": 3.5, "checkpoint/whole_s": 3.5}]
 
 
 def test_the_next_copy_takes_the_same_memory_unless_the_size_changed():
