@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from st4vla.platform.contracts import Observation
-from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.diffusion import sample_ddim
 from st4vla.platform.policy.layout import join, pad_left
 from st4vla.platform.policy.model import St4vlaModel
@@ -41,10 +40,10 @@ class EagerPolicy:
         pixels = torch.stack([self._pixels(o, self.config.planner_cameras) for o in observations]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
             hidden, tokens = self._read(batch, pixels.flatten(0, 1))
-        chances, mask = self.model.planner.where(hidden, tokens), batch["attention_mask"]
-        if chances is None or self.model.spatial_encoder is None:
+        places, mask = self.model.places(hidden, tokens), batch["attention_mask"]
+        if places is None or self.model.spatial_encoder is None:
             return hidden, mask
-        token = self.model.spatial_encoder(place_of_peak(chances.float()).to(hidden.dtype))
+        token = self.model.spatial_encoder(places.to(hidden.dtype))
         return torch.cat([hidden, token[:, None]], dim=1), torch.cat([mask, mask[:, -1:]], dim=1)
 
     def act(self, observations: Sequence[Observation], plan: Tensor, mask: Tensor, noise: Tensor) -> np.ndarray:

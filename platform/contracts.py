@@ -252,6 +252,7 @@ class GroundingSample:
         dense_labels: int8 [h,w] indices into `dense_names` + 1, 0 for nothing, -1 for unknown; None where the data
             has no segmentation. Feeds the auxiliary dense loss.
         dense_names: names of the objects in `dense_labels`.
+        destination: for a target, the name of what it should go to; "" where there is nothing.
     """
 
     image: np.ndarray
@@ -261,3 +262,4 @@ class GroundingSample:
     region: Box | None = None
     dense_labels: np.ndarray | None = None
     dense_names: tuple[str, ...] = ()
+    destination: str = ""

@@ -12,7 +12,7 @@ import torch
 from st4vla.workers.demo import Step, hydra_value, run_step
 
 # The rest of a policy, the query transformer and the action expert, starts from random weights in stage 2.
-PARTS = ("planner", "frame_encoder")
+PARTS = ("planner", "destination_head", "frame_encoder")
 
 
 def pack(trained: Path, out: Path) -> Path:

@@ -58,11 +58,9 @@ def questions(image: np.ndarray, annotation: FrameAnnotation, instruction: str) 
         for name, point in annotation.points.items()
     ]
     if annotation.target in annotation.points:
-        point = annotation.points[annotation.target]
-        answer = Spatial(label=annotation.target, points=(point,))
-        asked.append(
-            GroundingSample(image, "target", instruction, answer, annotation.boxes.get(annotation.target), **dense)
-        )
+        target, destination = annotation.target, annotation.destination
+        answer, box = Spatial(label=target, points=(annotation.points[target],)), annotation.boxes.get(target)
+        asked.append(GroundingSample(image, "target", instruction, answer, box, **dense, destination=destination))
     if len(annotation.trace) >= 2:
         answer = Spatial(label=instruction, trajectory=annotation.trace)
         asked.append(GroundingSample(image, "trace", instruction, answer, **dense))

@@ -225,6 +225,7 @@ class PolicyConfig:
         image_size: every view is resized to this square before both encoders.
         spatial_token: where the plan points (`Planner.where`) is appended to the plan as one more token and handed to
             the action expert as one more condition token; off as published (docs/decisions/0004).
+        destination: the spatial token also says where what it points at should go, by a head of its own.
     """
 
     name: str
@@ -244,6 +245,7 @@ class PolicyConfig:
     action_form: ActionForm = "delta_end_effector"
     state_form: StateForm = "proprioception"
     spatial_token: bool = False
+    destination: bool = False
     kind: Literal["st4vla"] = "st4vla"
 
     def __post_init__(self) -> None:
@@ -254,6 +256,9 @@ class PolicyConfig:
         require(self.state_dim >= 0, self, "state_dim", "use 0 to leave the state out")
         points = bool(self.planner.dense.words) or not self.spatial_token
         require(points, self, "spatial_token", "a planner without planner.dense.words points at nothing")
+        require(
+            self.spatial_token or not self.destination, self, "destination", "it is told by spatial_token, set that"
+        )
         token_px, patch_px = self.planner.vision.token_px, self.vision.patch_size
         require(self.image_size % token_px == 0, self, "image_size", f"the planner needs a multiple of {token_px}")
         require(self.image_size % patch_px == 0, self, "image_size", f"DINOv2 needs a multiple of {patch_px}")
@@ -277,6 +282,11 @@ class PolicyConfig:
     def planner_cameras(self) -> tuple[str, ...]:
         """The views System 2 looks at, in the order of `cameras`."""
         return tuple(c for c in self.cameras if not self.planner.cameras or c in self.planner.cameras)
+
+    @property
+    def places(self) -> int:
+        """How many places the spatial token tells."""
+        return 1 + self.destination
 
     @property
     def dense_side(self) -> int:

@@ -53,7 +53,7 @@ class WhereHead(nn.Module):
         self.key = nn.Linear(width, cells_per_token**2 * match_width)
 
     def forward(self, last_BD: Tensor, tokens_BKD: Tensor) -> Tensor:
-        """Give logits [B,G,G] of where in the view lies what the prompt is about."""
+        """Give logits [B,G,G] of where in the view lies what is looked for."""
         keys_BGGM = to_cells(self.key(tokens_BKD), self.cells)
         return torch.einsum("bm,bijm->bij", self.query(last_BD), keys_BGGM) / keys_BGGM.shape[-1] ** 0.5
 
@@ -65,6 +65,11 @@ class WhereHead(nn.Module):
         errors = F.kl_div(log_p, share, reduction="none").sum(1)
         return (errors * shown).sum() / shown.sum().clamp(min=1)
 
+    def chances(self, last_BD: Tensor, tokens_BKD: Tensor) -> Tensor:
+        """Give the probability map [B,G,G]."""
+        logits = self(last_BD, tokens_BKD)
+        return logits.flatten(1).softmax(-1).view_as(logits)
+
 
 def to_cells(features_NKF: Tensor, cells: int) -> Tensor:
     """Unfold tokens in raster order, each holding cells x cells cells, into a map [N,G,G,F / cells^2]."""
@@ -73,10 +78,11 @@ def to_cells(features_NKF: Tensor, cells: int) -> Tensor:
     return unfolded.transpose(2, 3).reshape(len(features_NKF), side * cells, side * cells, -1)
 
 
-def place_of_peak(chances_BGG: Tensor, reach: int = 1) -> Tensor:
+def place_of_peak(chances_BGG: Tensor, reach: int = 3) -> Tensor:
     """Give [B,3]: x and y of the likeliest place, 0..1 of a view's sides, and the chance that lies about it.
 
-    The mean is taken over the cells about the likeliest one only, so that two far objects never meet in the middle.
+    The mean is taken over the cells about the likeliest one only, so that two far objects never meet in the middle;
+    over so many of them that a whole small object is among them, whose likeliest cell may be at either end.
     """
     side = chances_BGG.shape[-1]
     best = chances_BGG.flatten(1).argmax(1)

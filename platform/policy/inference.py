@@ -229,7 +229,7 @@ class St4vlaPolicy:
             return [None] * len(observations)
         camera = self.model.config.planner_cameras[0]
         spatial: list[Spatial | None] = []
-        for observation, (x, y, _) in zip(observations, places.tolist(), strict=False):
+        for observation, (x, y, *_) in zip(observations, places.tolist(), strict=False):
             height, width = observation.images[camera].shape[:2]
             spatial.append(Spatial(observation.instruction, points=((x * width, y * height),)))
         return spatial

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.policy.denoiser import Denoiser
-from st4vla.platform.policy.dense import PLACE, DenseHead, place_of_peak
+from st4vla.platform.policy.dense import PLACE, DenseHead, WhereHead, place_of_peak
 from st4vla.platform.policy.diffusion import Guide, mean_error, noise_errors, row_errors, sample_ddim
-from st4vla.platform.policy.planner import Planner
+from st4vla.platform.policy.planner import Planner, prompt_end
 from st4vla.platform.policy.query import QueryTransformer, ScaleGradient
 from st4vla.platform.policy.vision import FrameEncoder
 
@@ -36,7 +36,8 @@ class St4vlaModel(nn.Module):
         self.frame_encoder = FrameEncoder(config.vision, width, frame_dense_head(config))
         self.query_transformer = QueryTransformer(config.query, width)
         self.state_encoder = two_layers(config.state_dim, config.expert.width) if config.state_dim else None
-        self.spatial_encoder = two_layers(PLACE, width) if config.spatial_token else None
+        self.destination_head = WhereHead(width, config.planner.dense.cells_per_token) if config.destination else None
+        self.spatial_encoder = two_layers(PLACE * config.places, width) if config.spatial_token else None
         self.spatial_condition = nn.Linear(width, config.expert.width) if config.spatial_token else None
         tokens = config.query.queries + bool(config.state_dim) + config.spatial_token
         self.action_expert = Denoiser(config.expert, tokens, config.chunk_length, config.action_dim)
@@ -46,21 +47,34 @@ class St4vlaModel(nn.Module):
         return self.plan_and_point(batch)[:2]
 
     def plan_and_point(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """System 2: give the plan, its mask, and where in its first view it points (`Planner.where`).
+        """System 2: give the plan, its mask, and where in its first view it points (`places`).
 
         Where weights learned with padding in sight (`semantics.attend_padding`), the mask hides none of it. Plans that
         are kept apart have no padding, as the public code has none when it acts on one observation a call.
         """
         hidden, last, tokens = self.planner.plan({**batch, "images": batch["images"][:, self.planner_views]})
-        mask, chances = batch["attention_mask"], self.planner.where(last, tokens)
+        mask, places = batch["attention_mask"], self.places(last, tokens)
         if self.config.semantics.attend_padding and not bool(mask.all()):
             hidden = torch.where(mask[..., None].bool(), hidden, self.planner.padding().to(hidden.dtype))
             mask = torch.ones_like(mask)
         if self.spatial_encoder is not None:
-            assert chances is not None
-            token = self.spatial_encoder(place_of_peak(chances).to(hidden.dtype))
+            assert places is not None
+            token = self.spatial_encoder(places.to(hidden.dtype))
             hidden, mask = torch.cat([hidden, token[:, None]], dim=1), torch.cat([mask, mask[:, -1:]], dim=1)
-        return hidden, mask, chances
+        return hidden, mask, places
+
+    def places(self, hidden: Tensor, tokens: Tensor) -> Tensor | None:
+        """Give [B,3] where in its first view a plan points, and in three more columns where that should go, if asked.
+
+        Args:
+            hidden: the planner's last layer [B,L,D].
+            tokens: its merged vision tokens [N,K,D].
+        """
+        chances = self.planner.where(hidden, tokens)
+        if chances is None or self.destination_head is None:
+            return None if chances is None else place_of_peak(chances.float())
+        goals = self.destination_head.chances(*prompt_end(hidden, tokens))
+        return torch.cat([place_of_peak(chances.float()), place_of_peak(goals.float())], dim=1)
 
     def condition(self, plan: Tensor, mask: Tensor, images: Tensor, state: Tensor | None = None) -> Tensor:
         """Fuse a plan, which may be old, with the newest views [B,V,3,H,W] and state [B,S]."""
@@ -94,10 +108,12 @@ class St4vlaModel(nn.Module):
         return losses | {"rows": row_errors(errors, counts, len(plan))} if "dataset" in batch else losses
 
     def grounding_loss(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give "answer" (next-token), "dense" and "where" if there are any, and their weighted sum "loss"."""
-        losses = self.planner.grounding_losses(batch)
+        """Give "answer" (next-token), "dense", "where" and "goal" if there are any, and their weighted sum "loss"."""
+        losses, last, tokens = self.planner.grounding_losses(batch)
+        if self.destination_head is not None and "goal_cells" in batch:
+            losses["goal"] = self.destination_head.loss(last, tokens, batch["goal_cells"])
         total = losses["answer"]
-        for name in ("dense", "where"):
+        for name in ("dense", "where", "goal"):
             if name in losses:
                 total = total + self.config.planner.dense.weight * losses[name]
         if (head := self.frame_encoder.dense_head) is not None and "dense_labels" in batch:

@@ -105,10 +105,11 @@ class Planner(nn.Module):
             last, states = packing.unpack(last), tuple(packing.unpack(state) for state in states)
         return last, states, tokens_NKD
 
-    def grounding_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the next-token loss on the answers and, where the batch and the config have it, the dense loss.
+    def grounding_losses(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Give the next-token loss on the answers and, where the batch and the config have them, the dense losses.
 
         A batch that says which dataset each row is of ("dataset") also gets "rows" [B], each row's own, for the log.
+        Beside the losses: the last hidden layer [B,D] where each prompt ends, and the merged vision tokens [N,K,D].
         """
         hidden_BLD, tokens_NKD = self.read(batch)
         labels = batch["labels"][:, 1:]
@@ -121,10 +122,10 @@ class Planner(nn.Module):
             losses["rows"] = words.sum(1) / spoken.sum(1).clamp(min=1)
         if self.dense_head is not None and "dense_labels" in batch:
             losses["dense"] = self.dense_head.loss(tokens_NKD, batch["dense_labels"], batch["dense_targets"])
+        last_BD = hidden_BLD[torch.arange(len(spoken)), spoken.int().argmax(1)]
         if self.where_head is not None and "answer_cells" in batch:
-            last_BD = hidden_BLD[torch.arange(len(spoken)), spoken.int().argmax(1)]
             losses["where"] = self.where_head.loss(last_BD, tokens_NKD, batch["answer_cells"])
-        return losses
+        return losses, last_BD, tokens_NKD
 
     def where(self, hidden_BLD: Tensor, tokens_NKD: Tensor) -> Tensor | None:
         """Give the probability map [B,G,G] of what the prompts are about in their first view; None without the head.
@@ -133,9 +134,7 @@ class Planner(nn.Module):
         """
         if self.where_head is None:
             return None
-        first_view = tokens_NKD.view(len(hidden_BLD), -1, *tokens_NKD.shape[1:])[:, 0]
-        logits = self.where_head(hidden_BLD[:, -1], first_view)
-        return logits.flatten(1).softmax(-1).view_as(logits)
+        return self.where_head.chances(*prompt_end(hidden_BLD, tokens_NKD))
 
     @torch.no_grad()
     def answer(self, batch: Mapping[str, Tensor], end_id: int, most_tokens: int) -> list[list[int]]:
@@ -170,3 +169,8 @@ class Planner(nn.Module):
             position = position + 1
         rows = torch.stack(chosen, dim=1).tolist()
         return [row[: row.index(end_id)] if end_id in row else row for row in rows]
+
+
+def prompt_end(hidden_BLD: Tensor, tokens_NKD: Tensor) -> tuple[Tensor, Tensor]:
+    """Give what a where head matches: the last hidden layer where prompts end [B,D], and their first view [B,K,D]."""
+    return hidden_BLD[:, -1], tokens_NKD.view(len(hidden_BLD), -1, *tokens_NKD.shape[1:])[:, 0]

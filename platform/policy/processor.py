@@ -8,6 +8,7 @@ labels          int64   [B,L]         answer tokens, -100 elsewhere          (qu
 dense_labels    int64   [B,G,G]       object of each cell + 1, 0 none, -1 unknown     (likewise)
 dense_targets   float32 [B,M,1+W]     share of each word in the name of an object; row 0 is "nothing"
 answer_cells    float32 [B,G,G]       1 where lies what was asked for
+goal_cells      float32 [B,G,G]       1 where lies what it should go to; all 0 where there is no such thing
 actions         float32 [B,T,A]       normalised                             (action samples)
 is_pad          bool    [B,T]
 state           float32 [B,S]         normalised, where the policy has a state
@@ -204,7 +205,7 @@ class Processor:
         labels = np.full((len(samples), side, side), -1, np.int64)
         targets = np.zeros((len(samples), most + 1, len(self._words) + 1), np.float32)
         targets[:, 0, 0] = 1
-        answers = np.zeros(labels.shape, np.float32)
+        answers, goals = (np.zeros(labels.shape, np.float32) for _ in range(2))
         for row, sample in enumerate(samples):
             if sample.dense_labels is None:
                 continue
@@ -214,12 +215,14 @@ class Processor:
                 targets[row, i + 1, known] = 1 / max(len(known), 1)
                 if not known:
                     labels[row][labels[row] == i + 1] = -1
-            if sample.answer.label in sample.dense_names:
-                answers[row] = labels[row] == sample.dense_names.index(sample.answer.label) + 1
+            for cells, name in ((answers, sample.answer.label), (goals, sample.destination)):
+                if name in sample.dense_names:
+                    cells[row] = labels[row] == sample.dense_names.index(name) + 1
         return {
             "dense_labels": torch.from_numpy(labels),
             "dense_targets": torch.from_numpy(targets),
             "answer_cells": torch.from_numpy(answers),
+            "goal_cells": torch.from_numpy(goals),
         }
 
 

@@ -19,6 +19,7 @@ PARTS = {
     "dino": "of which DINOv2",
     "query_transformer": "queries between the systems",
     "state_encoder": "the robot's state",
+    "destination_head": "where that should go",
     "spatial_encoder": "where the plan points",
     "spatial_condition": "its way to the expert",
     "action_expert": "System 1's denoiser",

@@ -88,13 +88,13 @@ def text_cost(planner: PlannerConfig, tokens: float, pairs: float) -> Cost:
     return Cost(text.layers * (projections + mlp + attention(1, pairs, heads)))
 
 
-def where_cost(planner: PlannerConfig, tokens_per_view: int) -> Cost:
-    """Give the cost of matching one row's last token with every cell of one view."""
+def where_cost(planner: PlannerConfig, tokens_per_view: int) -> tuple[Cost, float]:
+    """Give the cost of what a where head makes of one row, and of matching its query with every cell of one view."""
     if not planner.dense.words:
-        return Cost()
+        return Cost(), 0.0
     width, cells = planner.text.width, planner.dense.cells_per_token**2
     keys = linear(tokens_per_view, width, cells * MATCH_WIDTH)
-    return Cost(linear(1, width, MATCH_WIDTH) + keys + 2.0 * MATCH_WIDTH * tokens_per_view * cells)
+    return Cost(linear(1, width, MATCH_WIDTH) + keys), 2.0 * MATCH_WIDTH * tokens_per_view * cells
 
 
 def dino_cost(vision: VisionConfig, image_size: int) -> Cost:
@@ -152,7 +152,9 @@ class FlopCount:
             outputs = planner.dense.cells_per_token**2 * (len(planner.dense.words) + 1)
             dense = Cost(linear(rows * views * config.tokens_per_view, width, outputs))
             total += dense.trained(self._trains("planner.dense_head"), self._flows(TOWER))
-            total += (self._where * rows).trained(self._trains("planner.where_head"), flows)
+            total += rows * self._matched("planner.where_head", flows)
+            if config.destination and "goal_cells" in batch:
+                total += rows * self._matched("destination_head", flows)
             total += self._frame_dense(rows * views)
         return total
 
@@ -162,19 +164,22 @@ class FlopCount:
         expert, width, planner_width = config.expert, config.expert.width, config.planner.text.width
         total, flows = self._planner(batch, rows * len(config.planner_cameras))
         place = config.spatial_token
-        total += (self._where * rows).trained(place and self._trains("planner.where_head"), place and flows)
+        if config.planner.dense.words:
+            total += rows * self._matched("planner.where_head", flows, place)
+        if config.destination:
+            total += rows * self._matched("destination_head", flows)
         frame_tokens = views * (config.image_size // config.vision.patch_size) ** 2
         eyes, seen = self._trains("frame_encoder"), self._flows("frame_encoder")
         widened = Cost(linear(rows * frame_tokens, config.vision.width, planner_width))
         total += (self._dino * (rows * views) + widened).trained(eyes, seen)
         tokens = float(batch["attention_mask"].sum()) + rows * place
-        flows, before = flows or seen, flows
+        flows, before = flows or seen, flows or (config.destination and self._trains("destination_head"))
         query = query_cost(config, tokens, frame_tokens, rows)
         total += query.trained(self._trains("query_transformer"), flows)
         flows = flows or self._flows("query_transformer")
         if place:
             lit = self._trains("spatial_encoder")
-            total += Cost(linear(rows, PLACE, planner_width)).trained(lit, before)
+            total += Cost(linear(rows, PLACE * config.places, planner_width)).trained(lit, before)
             total += Cost(linear(rows, planner_width, planner_width)).trained(lit, before or lit)
             total += Cost(linear(rows, planner_width, width)).trained(self._trains("spatial_condition"), True)
         if config.state_dim:
@@ -192,6 +197,12 @@ class FlopCount:
         flows = self._flows(TOWER) or self._flows(TEXT)
         total = (self._tower * views).trained(self._trains(TOWER), self._flows(TOWER))
         return total + text.trained(self._trains(TEXT), flows), flows
+
+    def _matched(self, head: str, flows: bool, used: bool = True) -> float:
+        """Give the operations of one row in a where head, whose map is or is not `used` by a loss."""
+        made, match = self._where
+        lit, flows = used and self._trains(head), used and flows
+        return made.trained(lit, flows) + match * (1 + 2 * (lit or flows))
 
     def _frame_dense(self, views: int) -> float:
         vision, planner = self.config.vision, self.config.planner

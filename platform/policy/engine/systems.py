@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from st4vla.platform.policy.dense import place_of_peak
 from st4vla.platform.policy.diffusion import Guide
 from st4vla.platform.policy.engine.condition import fuse
 from st4vla.platform.policy.engine.denoise import Sampler
@@ -31,19 +30,16 @@ class Systems:
         )
 
     def plan(self, prompts: Prompts, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """System 2: give the plan [B,L,P] and where it points [B,3], as `place_of_peak`; None without such a head."""
+        """System 2: give the plan [B,L,P] and where it points, as `St4vlaModel.places`; None without such a head."""
         model = self.model
         views = torch.stack([images[:, view] for view in model.planner_views], dim=1)
         tokens_NKD, deep = self.eyes(views.flatten(0, 1))
         text = model.planner.vlm.model.language_model
         plan, last = read_text(text, prompts, tokens_NKD, deep, model.config.planner.plan_layers)
-        chances = model.planner.where(last, tokens_NKD.to(last.dtype))
-        if chances is None:
-            return plan, None
-        place = place_of_peak(chances.float())
-        if model.spatial_encoder is not None:
-            plan = torch.cat([plan, model.spatial_encoder(place.to(plan.dtype))[:, None]], dim=1)
-        return plan, place
+        places = model.places(last, tokens_NKD.to(last.dtype))
+        if places is not None and model.spatial_encoder is not None:
+            plan = torch.cat([plan, model.spatial_encoder(places.to(plan.dtype))[:, None]], dim=1)
+        return plan, places
 
     def act(
         self,

@@ -1,5 +1,6 @@
 """Annotations become questions with the right answers, and drawing them is decided by the generator alone."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,11 @@ def test_one_frame_answers_six_questions() -> None:
     assert asked[3].answer.points == ((3, 4),) and asked[3].answer.label == "red cube"
     assert asked[4].answer.trajectory == ((0, 0), (3, 4))
     assert asked[5].answer.label == "grasp the red cube"
+
+
+def test_a_target_says_where_it_should_go() -> None:
+    asked = questions(IMAGE, dataclasses.replace(NOTE, destination="blue bowl"), "put the red cube in the blue bowl")
+    assert [one.destination for one in asked] == ["", "", "", "blue bowl", "", ""]
 
 
 def test_dense_labels_name_the_objects_in_the_order_of_the_boxes() -> None:

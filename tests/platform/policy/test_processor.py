@@ -60,6 +60,12 @@ def test_dense_targets_share_a_name_among_its_words(processor, point_samples, co
     assert batch["dense_labels"][0, 4:8, 20:24].unique().tolist() == [1]
 
 
+def test_the_cells_of_a_destination_are_those_of_its_name_and_none_without_one(processor, point_samples):
+    goes = dataclasses.replace(point_samples[0], destination="red cube")
+    cells = processor.encode_grounding([goes, point_samples[1]])["goal_cells"]
+    assert cells[0, 4:8, 20:24].unique().tolist() == [1] and cells[1].sum() == 0
+
+
 def test_an_object_without_a_known_word_is_left_out_of_the_dense_loss(processor, point_samples):
     strange = dataclasses.replace(point_samples[0], dense_names=("gizmo",))
     assert processor.encode_grounding([strange])["dense_labels"][0, 4, 20] == -1

@@ -37,6 +37,7 @@ def questions(config: PolicyConfig) -> dict[str, torch.Tensor]:
         "dense_labels": torch.zeros(ROWS, side, side, dtype=torch.long),
         "dense_targets": torch.full((ROWS, 2, words), 1 / words),
         "answer_cells": torch.ones(ROWS, side, side),
+        "goal_cells": torch.ones(ROWS, side, side),
     }
 
 
@@ -59,23 +60,24 @@ def counted(model: St4vlaModel, way: str, batch: dict[str, torch.Tensor]) -> int
 def test_a_batch_of_questions_costs_tiny_what_torch_counts():
     model = tiny()
     batch = questions(model.config)
-    assert FlopCount(model.config, model)({"grounding": batch}) == 1_622_612_736
-    assert counted(model, "grounding", batch) == 1_622_612_736
+    assert FlopCount(model.config, model)({"grounding": batch}) == 1_673_386_752
+    assert counted(model, "grounding", batch) == 1_673_386_752
 
 
 def test_a_batch_of_actions_costs_tiny_what_torch_counts():
     model = tiny()
     batch = actions(model.config)
-    assert FlopCount(model.config, model)({"robot": batch}) == 3_612_500_992
-    assert counted(model, "action", batch) == 3_612_500_992
+    assert FlopCount(model.config, model)({"robot": batch}) == 3_663_279_616
+    assert counted(model, "action", batch) == 3_663_279_616
 
 
 def test_frozen_parts_cost_no_gradients():
     model = tiny()
     model.planner.requires_grad_(False)
     batch = actions(model.config)
-    count = FlopCount(model.config, model)
-    assert count({"robot": batch}) == counted(model, "action", batch) == 2_789_596_672
+    assert FlopCount(model.config, model)({"robot": batch}) == counted(model, "action", batch) == 2_823_583_232
+    model.destination_head.requires_grad_(False)
+    assert FlopCount(model.config, model)({"robot": batch}) == counted(model, "action", batch) == 2_806_524_416
 
 
 def test_padding_is_not_counted():
