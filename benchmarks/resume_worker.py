@@ -50,7 +50,7 @@ class SharedFolder:
             lines.write(json.dumps(row) + "\n")
 
     def checkpoint(
-        self, step: int, begin: Callable[[Path], Any], row: dict[str, float], stands: Callable[[], None]
+        self, step: int, begin: Callable[[Path], Any], row: dict[str, float], stands: Callable[[], object]
     ) -> None:
         """Write this worker's part at once."""
         import torch.distributed as dist

@@ -76,7 +76,7 @@ def test_frozen_parts_cost_no_gradients():
     model.planner.requires_grad_(False)
     batch = actions(model.config)
     assert FlopCount(model.config, model)({"robot": batch}) == counted(model, "action", batch) == 2_823_583_232
-    model.destination_head.requires_grad_(False)
+    model.get_submodule("destination_head").requires_grad_(False)
     assert FlopCount(model.config, model)({"robot": batch}) == counted(model, "action", batch) == 2_806_524_416
 
 
