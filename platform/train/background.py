@@ -38,7 +38,8 @@ class Snapshot:
     def take(self, value: Any, *place: Any) -> Any:
         """Copy a state, so that later steps leave it as it is; a view becomes as small as it is."""
         if isinstance(value, torch.Tensor):
-            return self._copy(value.detach(), place)
+            few = value.numel() == 1 and value.device.type == "cpu"  # an optimiser's step counters: no page is spared
+            return value.detach().clone() if few else self._copy(value.detach(), place)
         if isinstance(value, dict):
             return type(value)((key, self.take(item, *place, key)) for key, item in value.items())
         if isinstance(value, list | tuple):
