@@ -1,8 +1,9 @@
 """Take one of two nodes from an elastic training run, and follow it to its end on the workers that are left.
 
 Two Ray nodes of one CPU each on this machine carry `workers=2 min_workers=1` under ZeRO 1; once two checkpoints stand,
-one node is killed. The run must end on one worker, with the data cursor of a run of one worker that never changed and
-every loss after the change within 2 % of that run's. (Before it two workers' losses are means of two means.)
+one node is killed. The run must end on one worker, with the data cursor of a run that never changed, and every loss
+that it told must be within 2 % of what a run of one worker told at that step, or one of two: what two workers tell is
+the mean of two means, and the row of a step that is done again is not told twice.
 
     python -m benchmarks.elastic_workers
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from st4vla.platform.machine import prepare_process
 
-STEPS, SAVED_EVERY, TOLERANCE = 8, 2, 0.02
+STEPS, TOLERANCE = 8, 0.02
 OVERRIDES = (
     "tracking=off",
     "stage=grounding",
@@ -31,7 +32,7 @@ OVERRIDES = (
     "drawn=0",
     "log_every=1",
     f"steps={STEPS}",
-    f"saving={{every: {SAVED_EVERY}, keep: 9}}",
+    "saving={every: 2, keep: 9}",
 )
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 
@@ -103,16 +104,14 @@ def main() -> None:
         began = time.monotonic()
         losses = lose_a_node(data, folder)
         took_s = time.monotonic() - began
-        expected = train(data, whole, "workers=0")
-        after = [step for step in expected if workers_at(folder, step + step % SAVED_EVERY) == 1]
-        apart = max(abs(losses[step] / expected[step] - 1) for step in after)
+        straight = [train(data, whole, "workers=0"), train(data, Path(place) / "two", "workers=2")]
+        apart = max(min(abs(losses[step] / one[step] - 1) for one in straight) for step in losses)
         shrank = (workers_at(folder, 2), workers_at(folder, STEPS)) == (2, 1)
         same = cursor_at(folder, STEPS) == cursor_at(whole, STEPS)
     command = "python -m benchmarks.elastic_workers"
     held = int(shrank and same and apart <= TOLERANCE)
     record("elastic training: runs that go on after a lost node", 4, held, "of 1 runs", ">= 1", command)
-    print(f"shrank {shrank}, same samples {same}, {took_s:.0f} s")
-    print(f"losses within {100 * apart:.3f} % over {len(after)} steps")
+    print(f"shrank {shrank}, same samples {same}, losses within {100 * apart:.3f} %, {took_s:.0f} s")
 
 
 if __name__ == "__main__":

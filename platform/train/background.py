@@ -24,19 +24,19 @@ Begin = Callable[[Path], Finish]
 class Snapshot:
     """Copy nested states to host memory that is used again by the next copy: fresh pages cost more than the copying.
 
-    A copy is good until the next `take` of the same place. Between two calls of `settle` a tensor is copied once,
-    however often it is taken, unless it was written to in between. On a GPU the memory is pinned and all copies run as
-    one queue.
+    What is taken is copied by `flush`, all at once; until then nobody may write to it. A copy is good from `settle`
+    until the next `take` of the same place. Between two calls of `settle` a tensor is copied once, however often it is
+    taken, unless it was written to in between. On a GPU the memory is pinned and all copies run as one queue.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
-        # By address and version; what was copied is held, lest another tensor be given its address.
-        self._copied: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._device: torch.device | None = None
+        # By address and version; what was taken is held, lest another tensor be given its address.
+        self._taken: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def take(self, value: Any, *place: Any) -> Any:
-        """Copy a state, so that later steps leave it as it is; a view becomes as small as it is."""
+        """Give a state's copy, which `flush` fills; a view becomes as small as it is."""
         if isinstance(value, torch.Tensor):
             few = value.numel() == 1 and value.device.type == "cpu"  # an optimiser's step counters: no page is spared
             return value.detach().clone() if few else self._copy(value.detach(), place)
@@ -46,23 +46,30 @@ class Snapshot:
             return type(value)(self.take(item, *place, number) for number, item in enumerate(value))
         return copy.deepcopy(value)
 
+    def flush(self) -> None:
+        """Begin to copy what was taken; on a CPU it is copied when this returns."""
+        if self._waiting:
+            values, kept = zip(*self._waiting, strict=True)
+            torch._foreach_copy_(kept, values, non_blocking=True)
+        self._waiting = []
+
     def settle(self) -> None:
         """Wait until every copy is whole, and let go of what was copied."""
-        self._copied.clear()
-        if self._device is not None:
-            torch.cuda.synchronize(self._device)
+        self.flush()
+        for device in {value.device for value, _ in self._taken.values() if value.is_cuda}:
+            torch.cuda.synchronize(device)
+        self._taken.clear()
 
     def _copy(self, value: torch.Tensor, place: tuple[Any, ...]) -> torch.Tensor:
         key = (value.data_ptr(), value._version, value.dtype, value.shape, value.stride(), value.device)
-        if value.numel() and key in self._copied:
-            return self._copied[key][1]
+        if value.numel() and key in self._taken:
+            return self._taken[key][1]
         kept = self._kept.get(place)
         if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
             kept = self._kept[place] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-        if value.is_cuda:
-            self._device = value.device
-        self._copied[key] = value, kept
-        return kept.copy_(value, non_blocking=value.is_cuda)
+        self._taken[key] = value, kept
+        self._waiting.append((value, kept))
+        return kept
 
 
 def copied(value: Any) -> Any:

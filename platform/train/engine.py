@@ -197,6 +197,7 @@ class TrainEngine:
         with refused_by_disk(folder):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))
+        self.snapshot.flush()  # an average may take the weights' place next
 
         def write() -> None:
             with refused_by_disk(folder):
