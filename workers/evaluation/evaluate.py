@@ -21,6 +21,7 @@ from st4vla.workers.results.report import ReportInput, failure_reasons, write_re
 from st4vla.workers.results.sequential import Decision, decide, in_test_order
 from st4vla.workers.results.summary import INFRASTRUCTURE, Summary, summarise
 from st4vla.workers.rollout.episode import time_budget
+from st4vla.workers.rollout.recordings import refused_by_disk, write_whole
 from st4vla.workers.rollout.worlds import family
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def evaluate(config: EvalConfig) -> Evaluation:
     5. Write the report.
     """
     plan = plan_episodes(config)
-    family(config.family_name).check(plan)
+    worlds = family(config.family_name)
+    worlds.check_policy(config.policy)
+    worlds.check(plan)
     folder = run_folder(config, plan)
     with Ledger(folder / "ledger.jsonl", plan, config.settings()) as ledger, Workers(config, plan) as workers:
         if config.retry_failed:
@@ -76,10 +79,11 @@ def evaluate(config: EvalConfig) -> Evaluation:
         summary = summarise(rows, retries=ledger.num_retries)
         films = film_chosen(workers.pool, plan, rows, folder, config.films)
     official = official_tables(rows)
-    (folder / "results.json").write_text(json.dumps(results(summary, official, decision), indent=1))
     title = f"{config.policy.short_name} on {', '.join(config.suites)}"
     given = ReportInput(title, facts(config, rows, decision), summary, rows, films, official)
-    return Evaluation(folder, summary, rows, write_report(folder, given), official, decision)
+    with refused_by_disk(folder):
+        write_whole(folder / "results.json", json.dumps(results(summary, official, decision), indent=1).encode())
+        return Evaluation(folder, summary, rows, write_report(folder, given), official, decision)
 
 
 def _void_failed(ledger: Ledger) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
+from st4vla.platform.errors import DataError
 from st4vla.workers.results.report import Film
 from st4vla.workers.results.summary import INFRASTRUCTURE
-from st4vla.workers.rollout.episode import Rollout
+from st4vla.workers.rollout.episode import Recording, Rollout
 from st4vla.workers.rollout.pool import Pool
-from st4vla.workers.rollout.recordings import load_recording
+from st4vla.workers.rollout.recordings import load_recording, refused_by_disk, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,20 @@ def film_chosen(
     for row in chosen:
         path = folder / "films" / film_name(row)
         source = folder / "recordings" / f"{row['episode_id']}.npz"
-        if not path.exists() and source.exists():
-            rollout = Rollout(result_of(row), load_recording(source))
+        if not path.exists() and source.exists() and (recording := _read(source)) is not None:
+            rollout = Rollout(result_of(row), recording)
             shots.append(_Shot(row["episode_id"], specs[row["episode_id"]], rollout, path))
     if shots:
         _shoot(pool(), shots)
     return [_entry(row) for row in chosen if (folder / "films" / film_name(row)).exists()]
+
+
+def _read(path: Path) -> Recording | None:
+    try:
+        return load_recording(path)
+    except DataError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
@@ -77,10 +86,8 @@ def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
         if outcome.value is None:
             log.warning("no film of episode %s: %s", outcome.item.episode_id, outcome.reason)
             continue
-        outcome.item.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = outcome.item.path.with_suffix(".partial")
-        scratch.write_bytes(outcome.value)
-        scratch.rename(outcome.item.path)
+        with refused_by_disk(outcome.item.path):
+            write_whole(outcome.item.path, outcome.value)
 
 
 def result_of(row: Row) -> EpisodeResult:

@@ -1,9 +1,10 @@
 """Find the policy that a command names: random, expert, remote, a checkpoint folder or a registered model."""
 
 import hashlib
+import json
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from st4vla.platform.contracts import Policy
@@ -14,6 +15,7 @@ from st4vla.platform.policy.remote import RemoteConfig, RemotePolicy
 log = logging.getLogger(__name__)
 
 RANDOM, EXPERT, REMOTE = "random", "expert", "remote"
+USUAL_RANDOM = asdict(RandomPolicyConfig())
 # Files up to this size are digested whole, larger ones by size and both ends.
 WHOLE_BYTES = 64 * 1024 * 1024
 
@@ -70,6 +72,17 @@ class PolicySource:
         return self.is_checkpoint or self.is_remote or (self.name == RANDOM and bool(self.random.cameras))
 
     @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras it asks for, as far as one can tell without loading it."""
+        if self.remote is not None and self.is_remote:
+            return RemotePolicy(self.remote).spec.cameras
+        if self.is_checkpoint:
+            from st4vla.platform.policy.folder import read_policy_yaml  # imports torch, which a driver need not
+
+            return tuple(read_policy_yaml(Path(self.name)).get("cameras", ()))
+        return self.random.cameras if self.name == RANDOM else ()
+
+    @property
     def title(self) -> str:
         """What to call it before people."""
         return f"remote {self.remote.url}" if self.remote is not None and self.is_remote else self.label or self.name
@@ -99,7 +112,11 @@ class PolicySource:
         """Identify what will act: the checkpoint's content, so that a retrained folder is another policy."""
         if self.is_remote and self.remote is not None:
             return f"remote-{self.remote.digest()}"
-        if not self.is_checkpoint:
+        if self.name == RANDOM:
+            changed = {key: value for key, value in asdict(self.random).items() if value != USUAL_RANDOM[key]}
+            words = json.dumps(changed, sort_keys=True).encode()
+            return f"random-{hashlib.sha256(words).hexdigest()[:16]}" if changed else RANDOM
+        if self.is_expert:
             return self.name
         total = hashlib.sha256()
         for path in sorted(Path(self.name).rglob("*")):

@@ -1,9 +1,13 @@
 """Keep an episode's recording in one small file, from which it can be watched later."""
 
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,12 +23,28 @@ def save_recording(path: Path, recording: Recording) -> None:
         DataError: the disk refuses.
     """
     looks = json.dumps([asdict(look) for look in recording.looks])
+    packed = io.BytesIO()
+    np.savez_compressed(packed, snapshots=recording.snapshots, actions=recording.actions, looks=np.array(looks))
+    with refused_by_disk(path):
+        write_whole(path, packed.getvalue())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there wholly or not at all, whatever is killed meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
+    with scratch.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+@contextmanager
+def refused_by_disk(path: Path) -> Iterator[None]:
+    """Turn what a full or broken disk raises into a DataError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            np.savez_compressed(file, snapshots=recording.snapshots, actions=recording.actions, looks=np.array(looks))
-        os.replace(scratch, path)
+        yield
     except OSError as error:
         raise DataError(f"could not write {path}: {error}; free some space and run again.") from error
 
@@ -39,7 +59,7 @@ def load_recording(path: Path) -> Recording:
         with np.load(path, allow_pickle=False) as arrays:
             looks = tuple(_look(entry) for entry in json.loads(str(arrays["looks"])))
             return Recording(arrays["snapshots"], arrays["actions"], looks)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(
             f"{path} is not a recording: {error}; delete it, and the film of that episode is skipped."
         ) from error

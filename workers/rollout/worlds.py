@@ -10,6 +10,7 @@ from typing import Any
 from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.errors import ConfigError
 from st4vla.workers.rollout.episode import World
+from st4vla.workers.rollout.policies import PolicySource
 
 USUAL_EPISODES = 20
 
@@ -30,6 +31,8 @@ class Family:
         scene_of: which episodes need the same scene within a world, dear to build; "" where that is cheap; pure.
         check: raises what keeps an episode of a plan from being run here, e.g. assets that are missing.
         stop_on_success: whether an episode ends when it first succeeds, rather than being scored at its last step.
+        has_expert: whether `make_expert` gives one.
+        cameras: how many cameras a policy may ask for at most.
     """
 
     make_world: Callable[[str], World]
@@ -42,6 +45,25 @@ class Family:
     scene_of: Callable[[EpisodeSpec], str] = lambda spec: ""
     check: Callable[[Sequence[EpisodeSpec]], None] = lambda plan: None
     stop_on_success: bool = True
+    has_expert: bool = True
+    cameras: int = 2
+
+    def check_policy(self, policy: PolicySource) -> None:
+        """Make sure, before anything is started, that a policy can act here.
+
+        Raises:
+            ConfigError: it is an expert that there is not, or asks for more cameras than there are.
+        """
+        if policy.is_expert and not self.has_expert:
+            raise ConfigError(
+                "These suites have no scripted expert; evaluate random, a checkpoint, or a policy server."
+            )
+        if len(policy.cameras) > self.cameras:
+            many = ", ".join(policy.cameras)
+            raise ConfigError(
+                f"The policy asks for the cameras {many}; these suites show {self.cameras}. Of a policy server's keys "
+                "leave one out, e.g. 'remote.keys={observation/wrist_image: null}'; of checkpoints choose another."
+            )
 
 
 def _make_tabletop(task: str) -> World:
@@ -168,6 +190,8 @@ FAMILIES = {
         scene_of=_simpler_scene,
         check=_check_simpler,
         stop_on_success=False,
+        has_expert=False,
+        cameras=1,
     ),
     "dot": Family(_make_dot, _plan_dot, _training_dot, _dot_expert),
     # Takes time and no processor, for trying out faults and many actors.

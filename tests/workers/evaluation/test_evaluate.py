@@ -12,6 +12,7 @@ from websockets.sync.server import serve
 
 from st4vla.envs.suites import SUITES
 from st4vla.platform.errors import ConfigError, DataError, PolicyError, WorkerLost
+from st4vla.platform.policy.random_policy import RandomPolicyConfig
 from st4vla.platform.policy.remote import RemoteConfig
 from st4vla.platform.wire import openpi
 from st4vla.workers.cluster import EngineConfig, connect
@@ -134,6 +135,26 @@ def test_a_finished_evaluation_and_another_one_have_different_folders(tmp_path: 
     one, two = config(tmp_path), config(tmp_path, seed=1)
     assert run_folder(one, plan_episodes(one)) != run_folder(two, plan_episodes(two))
     assert run_folder(one, plan_episodes(one)) == run_folder(replace(one, workers=7), plan_episodes(one))
+
+
+def test_a_random_policy_of_other_steps_is_another_policy(tmp_path: Path):
+    usual, bold = (config(tmp_path, policy=PolicySource("random", RandomPolicyConfig(step_m=m))) for m in (0.02, 0.1))
+    assert usual.policy.digest() == "random"
+    assert run_folder(usual, plan_episodes(usual)) != run_folder(bold, plan_episodes(bold))
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (PolicySource("expert"), "no scripted expert"),
+        (PolicySource("random", RandomPolicyConfig(cameras=("third_person", "wrist"))), "these suites show 1"),
+        (PolicySource("remote", remote=RemoteConfig("ws://127.0.0.1:9")), "observation/wrist_image: null"),
+    ],
+)
+def test_a_policy_that_cannot_act_in_a_suite_is_refused_before_anything_starts(tmp_path: Path, policy, message: str):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(config(tmp_path, policy=policy, world="", suites=("simplerenv_widowx",), tasks=()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_named_folder_of_another_plan_is_refused(tmp_path: Path):

@@ -25,7 +25,7 @@ from st4vla.workers.rollout.film import (
     fit,
     look_at,
 )
-from st4vla.workers.rollout.recordings import load_recording, save_recording
+from st4vla.workers.rollout.recordings import load_recording, refused_by_disk, save_recording, write_whole
 
 SPEC = EpisodeSpec("seen", "dot", "default", 7, "move the dot to the goal")
 
@@ -92,10 +92,17 @@ def test_a_recording_survives_the_disk(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
-def test_a_broken_recording_is_an_error(tmp_path: Path):
-    (tmp_path / "a.npz").write_bytes(b"no")
+@pytest.mark.parametrize("content", [b"no", b"", b"PK\x03\x04 cut short"])
+def test_a_broken_recording_is_an_error(tmp_path: Path, content: bytes):
+    (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DataError, match="a.npz is not a recording"):
         load_recording(tmp_path / "a.npz")
+
+
+def test_what_a_full_disk_refuses_is_an_error_with_the_next_step(tmp_path: Path):
+    (tmp_path / "films").write_bytes(b"a file where a folder should be")
+    with pytest.raises(DataError, match="free some space"), refused_by_disk(tmp_path / "films"):
+        write_whole(tmp_path / "films" / "a.mp4", b"film")
 
 
 def row(seed, success, perturbations=(), failure=None):
