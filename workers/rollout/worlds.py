@@ -4,7 +4,7 @@ To add a family, write its module under `envs/` and one entry here.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from st4vla.platform.contracts import EpisodeSpec
@@ -126,6 +126,12 @@ def _make_simpler(key: str) -> World:
     return SimplerWorld()
 
 
+def _make_ray_traced(key: str) -> World:
+    from st4vla.envs.simpler.world import SimplerWorld, SimplerWorldConfig
+
+    return SimplerWorld(SimplerWorldConfig(ray_traced=True))
+
+
 def _plan_simpler(suite: str, tasks: Sequence[str], episodes: int | None, seed: int) -> list[EpisodeSpec]:
     from st4vla.envs.simpler.suites import plan
 
@@ -178,24 +184,28 @@ SIMPLER_SUITES = (
     "simplerenv_widowx",
 )
 
+SIMPLER = Family(
+    _make_simpler,
+    _plan_simpler,
+    _training_simpler,
+    _no_simpler_expert,
+    suites=SIMPLER_SUITES,
+    scene_of=_simpler_scene,
+    check=_check_simpler,
+    stop_on_success=False,
+    has_expert=False,
+    cameras=1,
+)
+
 # Functions that import late: a command loads the simulator only in the processes that step it.
 FAMILIES = {
     "tabletop": Family(_make_tabletop, _plan_tabletop, _training_tabletop, _tabletop_expert, suites=TABLETOP_SUITES),
-    "simpler": Family(
-        _make_simpler,
-        _plan_simpler,
-        _training_simpler,
-        _no_simpler_expert,
-        suites=SIMPLER_SUITES,
-        scene_of=_simpler_scene,
-        check=_check_simpler,
-        stop_on_success=False,
-        has_expert=False,
-        cameras=1,
-    ),
+    "simpler": SIMPLER,
     "dot": Family(_make_dot, _plan_dot, _training_dot, _dot_expert),
     # Takes time and no processor, for trying out faults and many actors.
     "sleeping_dot": Family(_make_sleeping_dot, _plan_dot, _training_dot, _dot_expert),
+    # Draws drawers and apples as the official protocol does; needs a GPU that traces rays.
+    "simpler_ray_traced": replace(SIMPLER, make_world=_make_ray_traced, suites=()),
 }
 
 
