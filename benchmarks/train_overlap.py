@@ -38,7 +38,7 @@ def main() -> None:
     record("training: step time spent waiting for data, tiny, 2 workers", 4, wait, "%", "<= 5", command)
     record("training: checkpoint time hidden behind the steps", 4, round(100 * hidden, 1), "%", ">= 90", command)
     record(
-        "training: a checkpoint from its copy until a run could go on from it",
+        "training: a checkpoint from its copy until it is stored",
         4,
         round(whole_s / len(saves), 2),
         "s",

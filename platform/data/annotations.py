@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from st4vla.platform.contracts import FrameAnnotation
+from st4vla.platform.data.pictures import Size, checked_box, checked_point
+from st4vla.platform.errors import DataError
 
 SCHEMA = pa.schema(
     [
@@ -50,6 +52,23 @@ def to_table(annotations: Mapping[str, Sequence[FrameAnnotation]], episode: int,
         for camera in annotations
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def checked(row: Mapping[str, object], size: Size, where: str) -> FrameAnnotation:
+    """Read one row of a picture of that width and height.
+
+    Raises:
+        DataError: its lists do not match, or a box or point lies outside; naming `where` and the key.
+    """
+    try:
+        note = from_row(row)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: names and places do not match: {error}; mend or leave out the row.") from error
+    for name, box in note.boxes.items():
+        checked_box(box, size, f"{where}: 'boxes', {name!r}")
+    for name, point in note.points.items():
+        checked_point(point, size, f"{where}: 'points', {name!r}")
+    return note
 
 
 def from_row(row: Mapping[str, object]) -> FrameAnnotation:

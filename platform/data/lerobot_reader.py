@@ -175,13 +175,19 @@ class LeRobotDataset:
         )
 
     def annotation(self, index: int, camera: str) -> FrameAnnotation | None:
-        """Give our annotation of one frame of one camera, None if it has none."""
+        """Give our annotation of one frame of one camera, None if it has none.
+
+        Raises:
+            DataError: it is broken, or a box or point of it lies outside the picture; file and row are named.
+        """
         entry, place = self.entry(index)
         table, rows = self._annotation_rows(entry)
         row = rows.get((entry.index, place, self.recorded_cameras.get(camera, camera)))
         if row is None:
             return None
-        return annotations.from_row({name: table[name][row].as_py() for name in annotations.CONTENT})
+        content = {name: table[name][row].as_py() for name in annotations.CONTENT}
+        height, width = self._size(self.cameras[camera])
+        return annotations.checked(content, (width, height), f"{entry.annotation_path} row {row}")
 
     def annotation_table(self, entry: EpisodeEntry) -> pa.Table:
         """Give the annotation rows of the file that holds the episode's, empty if there are none."""

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from st4vla.platform.contracts import Spatial
+from st4vla.platform.contracts import Point, Spatial
 from st4vla.platform.data.json_rows import Row, as_row, field, open_rows, read_json
 from st4vla.platform.data.pictures import Asked, Format, PictureSet, Size, checked_box, checked_point
 from st4vla.platform.data.plain_pickle import read_plain
@@ -82,10 +82,14 @@ def llava_questions(row: Row, size: Size, where: str, coordinates: str) -> list[
     turns = [as_row(turn, f"{where}: 'conversations'") for turn in field(row, "conversations", list, where)]
     said = [(field(turn, "from", str, where), field(turn, "value", str, where)) for turn in turns]
     across, down = scale_of(coordinates, size)
+
+    def in_pixels(point: Point) -> Point:
+        return checked_point((point[0] * across, point[1] * down), size, f"{where}: 'conversations'")
+
     asked = []
     for (one, question), (other, answer) in zip(said, said[1:], strict=False):
         if one in ("human", "user") and other in ("gpt", "assistant") and answer.strip():
-            words = map_coordinates(answer.strip(), lambda point: (point[0] * across, point[1] * down))
+            words = map_coordinates(answer.strip(), in_pixels)
             asked.append(Asked("words", IMAGE_TAG.sub(" ", question).strip(), Spatial(label=words)))
     return asked
 

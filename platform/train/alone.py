@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from st4vla.platform.train.background import Background, Begin, Finish
+from st4vla.platform.train.background import Background, Begin, Finish, refused_by_disk
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.folder import kept
 from st4vla.platform.train.job import StageJob
@@ -37,13 +37,15 @@ class FolderReporter:
         self._behind.wait()
         hidden, place = self.folder / f".{name_of(step)}", self.folder / name_of(step)
         shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir(parents=True)
-        finish = begin(hidden)
+        with refused_by_disk(self.folder):
+            hidden.mkdir(parents=True)
+            finish = begin(hidden)
 
         def write() -> None:
-            finish()
-            shutil.rmtree(place, ignore_errors=True)
-            hidden.rename(place)
+            with refused_by_disk(self.folder):
+                finish()
+                shutil.rmtree(place, ignore_errors=True)
+                hidden.rename(place)
             stands()
             whole = self.checkpoints()
             for old in set(whole) - kept(whole, self.saving):

@@ -6,19 +6,31 @@
 At most one checkpoint is being written; the next one waits for it, so memory holds one copy, the same pages each time.
 """
 
+import contextlib
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from st4vla.platform.errors import CheckpointError
+
 # A loop that failed meanwhile never says that it goes on, and must not keep the process.
 PATIENCE_S = 60.0
 Finish = Callable[[], object]
 Begin = Callable[[Path], Finish]
+
+
+@contextlib.contextmanager
+def refused_by_disk(folder: Path, *more: type[Exception]) -> Iterator[None]:
+    """Turn what a full or broken disk raises, and `more` that may stand for it, into a CheckpointError."""
+    try:
+        yield
+    except (OSError, *more) as error:
+        raise CheckpointError(f"could not write a checkpoint to {folder}: {error}; free some space") from error
 
 
 class Snapshot:
@@ -113,7 +125,7 @@ class Background:
 
 
 class Stopwatch:
-    """Tell how long a checkpoint held up the loop, and how long it took until a run could go on from it.
+    """Tell how long a checkpoint held up the loop, and how long it took until it was stored.
 
     Either end may come first, on a thread of its own; both times are told at the second.
     """
@@ -129,7 +141,7 @@ class Stopwatch:
         self._end("checkpoint/blocked_s")
 
     def stands(self) -> None:
-        """Note that a run could go on from the checkpoint."""
+        """Note that the checkpoint is stored."""
         self._end("checkpoint/whole_s")
 
     def _end(self, name: str) -> None:

@@ -20,14 +20,21 @@ class Named:
 
     def __init__(self, source: Source) -> None:
         self.source, self.name = source, source.name
-        # What follows the last slash is the kind of sample; a name in the log has only letters that MLflow takes.
-        self.label = re.sub(r"[^\w. -]", "_", source.name.rpartition("/")[0] or source.name)
+        self.label = label_of(source.name)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def load(self, item: int, rng: np.random.Generator) -> tuple[str, Any]:
         return self.label, self.source.load(item, rng)
+
+
+def label_of(name: str) -> str:
+    """Give a source's dataset as the log names it: without the kind of sample, which follows the last slash.
+
+    MLflow takes only some letters.
+    """
+    return re.sub(r"[^\w. -]", "_", name.rpartition("/")[0] or name)
 
 
 def named(mixture: Mixture) -> Mixture:
@@ -65,7 +72,8 @@ class StepBatches:
         self._loaders: dict[str, Loader] = {}
         for name, mixture in mixtures.items():
             share = sizes[name] // (num_workers * config.accumulation)
-            loader = Loader(named(mixture), LoaderConfig(share, prefetch=0), rank, num_workers)
+            settings = LoaderConfig(share, prefetch=0, max_unreadable_share=config.max_unreadable_share)
+            loader = Loader(named(mixture), settings, rank, num_workers)
             loader.load_state_dict((cursor or {}).get(name) or loader.state_dict())
             self._loaders[name] = loader
         self._encoders = encoders
@@ -90,6 +98,15 @@ class StepBatches:
     def cursor(self) -> Cursor:
         """Give where every source stands, counting only batches that were taken."""
         return self._cursor
+
+    @property
+    def unreadable(self) -> dict[str, float]:
+        """How many samples of each dataset this worker could not read since it began."""
+        counts: dict[str, float] = {}
+        for loader in self._loaders.values():
+            for name, count in list(loader.unreadable.items()):
+                counts[label_of(name)] = counts.get(label_of(name), 0.0) + count
+        return counts
 
     def close(self) -> None:
         """Stop the thread and wait for it."""

@@ -93,12 +93,18 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Samples of one optimiser step, over all workers; the published mix is 4 robot samples to 1 for grounding."""
+    """Samples of one optimiser step, over all workers; the published mix is 4 robot samples to 1 for grounding.
+
+    Attributes:
+        prefetch: micro-batches made ahead.
+        max_unreadable_share: share of samples that may be unreadable before the run stops; they are told and counted.
+    """
 
     robot: int
     grounding: int
     accumulation: int = 1
     prefetch: int = 2
+    max_unreadable_share: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("robot", "grounding"):

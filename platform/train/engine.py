@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from st4vla.platform.errors import CheckpointError
 from st4vla.platform.train.average import Average
-from st4vla.platform.train.background import Finish, Snapshot
+from st4vla.platform.train.background import Finish, Snapshot, refused_by_disk
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.objective import Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
@@ -89,15 +89,6 @@ def copying_engine() -> Any:
     return CopyingEngine()
 
 
-@contextlib.contextmanager
-def refused_by_disk(folder: Path) -> Iterator[None]:
-    """Turn what a full or broken disk raises into a CheckpointError."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"could not write the engine's state to {folder}: {error}; free some space") from error
-
-
 class TrainEngine:
     """One worker's share of the model and its optimiser; every method is called by all workers in step."""
 
@@ -160,10 +151,14 @@ class TrainEngine:
             self._average.follow(step)
         return rates
 
+    @property
+    def norm(self) -> torch.Tensor | float | None:
+        """Global norm of the last step's gradients before clipping, where there was one; a GPU is not waited for."""
+        return self._norm if self.config.engine.zero_stage == 0 else self._engine.get_global_grad_norm()
+
     def gradient_norm(self) -> float:
-        """Global norm of the last step's gradients before clipping."""
-        norm = self._norm if self.config.engine.zero_stage == 0 else self._engine.get_global_grad_norm()
-        return 0.0 if norm is None else float(norm)
+        """Wait for the norm; 0 where there was no step yet."""
+        return 0.0 if self.norm is None else float(self.norm)
 
     def train(self, training: bool = True) -> None:
         """Switch dropout on or off."""
@@ -194,13 +189,13 @@ class TrainEngine:
         self._copies.take = lambda state, path: files.append((keep(state, Path(path).name), path))
         if self._average is not None:
             files.append((keep(self._average.state(), AVERAGE), str(folder / AVERAGE)))
-        with refused_by_disk(folder):
+        with refused_by_disk(folder, RuntimeError):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))
         self.snapshot.flush()  # an average may take the weights' place next
 
         def write() -> None:
-            with refused_by_disk(folder):
+            with refused_by_disk(folder, RuntimeError):  # which is what torch makes of a full disk
                 for state, path in files:
                     torch.save(state, path)
 

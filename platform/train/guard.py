@@ -1,6 +1,6 @@
 """Warn early: keep the batch that broke a loss, and say when losses or gradients jump.
 
-Whether a loss is finite is looked at one micro-batch later, so that a GPU need not be waited for.
+Whether a loss and its gradient are finite is looked at one micro-batch later, so that a GPU need not be waited for.
 """
 
 import math
@@ -59,7 +59,7 @@ class Alarms:
 
 
 class LossGuard:
-    """Hold the last batches until their loss is known to be finite; dump the one that broke it, and stop.
+    """Hold the last batches until loss and gradient are known to be finite; dump those that broke them, and stop.
 
     The dump is one safetensors file, readable without running anything, beside the run's checkpoints.
     """
@@ -67,6 +67,7 @@ class LossGuard:
     def __init__(self, folder: Path | None, rank: int) -> None:
         self.folder, self.rank = folder, rank
         self._held: tuple[int, Mapping[str, Mapping[str, Any]], torch.Tensor, Mapping[str, torch.Tensor]] | None = None
+        self._norm: torch.Tensor | float | None = None
 
     def hold(
         self,
@@ -78,21 +79,26 @@ class LossGuard:
         """Check the micro-batch before, then hold this one.
 
         Raises:
-            TrainingError: the loss of the micro-batch before is not finite.
+            TrainingError: the loss or the gradient of the micro-batch before is not finite.
         """
         self.check()
         self._held = (step, batches, total, parts)
 
+    def stepped(self, norm: torch.Tensor | float | None) -> None:
+        """Take the norm of the gradient of the micro-batch held last; a finite loss may have one that is not."""
+        self._norm = norm
+
     def check(self) -> None:
-        """Raise TrainingError if the micro-batch held last has a loss that is not finite."""
-        held, self._held = self._held, None
-        if held is None or math.isfinite(float(held[2])):
+        """Raise TrainingError if the micro-batch held last has a loss or a gradient that is not finite."""
+        (held, norm), self._held, self._norm = (self._held, self._norm), None, None
+        if held is None or (math.isfinite(float(held[2])) and (norm is None or math.isfinite(float(norm)))):
             return
-        step, batches, _, parts = held
+        step, batches, total, parts = held
+        what = "gradient" if math.isfinite(float(total)) else "loss"
         broken = {name: float(value) for name, value in parts.items() if not math.isfinite(float(value))}
         kept = self._dump(step, batches)
         raise TrainingError(
-            f"the loss of step {step} is not finite on worker {self.rank}: {broken}; {kept}; lower "
+            f"the {what} of step {step} is not finite on worker {self.rank}: {broken}; {kept}; lower "
             "optimiser.learning_rates or look for a broken sample in it; checkpoints before it stand"
         )
 

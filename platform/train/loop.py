@@ -23,13 +23,19 @@ Row = dict[str, float]
 
 
 class Batches(Protocol):
-    """The steps' batches in order; `cursor` says where the last one taken ended."""
+    """The steps' batches in order.
+
+    `cursor` says where the last one taken ended, `unreadable` how many samples of each dataset could not be read.
+    """
 
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
 
     def __next__(self) -> dict[str, Any]: ...
 
     def cursor(self) -> dict[str, Any]: ...
+
+    @property
+    def unreadable(self) -> dict[str, float]: ...
 
 
 class Reporter(Protocol):
@@ -43,7 +49,7 @@ class Reporter(Protocol):
         """Give every worker a folder for its part, and make all parts one checkpoint once they are written.
 
         `begin` copies at once and gives the function that writes; that one may run beside the next steps. `stands` is
-        called when a run could go on from the checkpoint.
+        called when the checkpoint is stored.
         """
         ...
 
@@ -162,6 +168,7 @@ class Trainer:
             self.guard.hold(step + 1, batches, total.detach(), parts)
             self.engine.backward(total)
             rates = self.engine.step(step)
+            self.guard.stepped(self.engine.norm)
             self.meter.took(self.clock() - began, total.detach().float(), parts)
         return rates
 
@@ -169,11 +176,12 @@ class Trainer:
         """Average the losses since the last report over steps and workers, in one all-reduce."""
         micro_batches = self.meter.micro_batches
         self.guard.check()
-        means, wait_s, busy_s, operations = self.meter.drain(self.worker.world_size)
+        means, lost, (wait_s, busy_s, operations) = self.meter.drain(self.worker.world_size, self.batches.unreadable)
         steps = micro_batches / self.config.batch.accumulation
         samples = (self.config.batch.robot + self.config.batch.grounding) * steps
         row = {f"loss/{name}": value for name, value in means.items()}
         row |= {f"learning_rate/{pattern}": rate for pattern, rate in rates.items()}
+        row |= {f"unreadable/{name}": count for name, count in lost.items()}
         row |= {
             "step": float(done),
             "samples_per_s": samples / busy_s if busy_s else 0.0,
@@ -257,23 +265,27 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def drain(self, world_size: int) -> tuple[dict[str, float], float, float, float]:
-        """Give (mean losses, wait and busy seconds, operations), averaged over the workers, and start anew.
+    def drain(
+        self, world_size: int, unreadable: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float], tuple[float, ...]]:
+        """Give mean losses, counts of unreadable samples, and (wait s, busy s, operations) of one worker; start anew.
 
         Workers may have seen different parts (a batch without dense labels has no dense loss), so names travel too.
         """
         values = torch.stack(list(self.sums.values())).tolist()
         mine = {name: (value, self.counts[name]) for name, value in zip(self.sums, values, strict=True)}
-        own = (mine, (self.wait_s, self.busy_s, self.operations))
+        own = (mine, dict(unreadable), (self.wait_s, self.busy_s, self.operations))
         everyone = [own]
         if world_size > 1:
             everyone = everyone * world_size
             dist.all_gather_object(everyone, own)
         self._clear()
         means = {}
-        for name in dict.fromkeys(name for parts, _ in everyone for name in parts):
-            seen = [parts[name] for parts, _ in everyone if name in parts]
+        for name in dict.fromkeys(name for parts, *_ in everyone for name in parts):
+            seen = [parts[name] for parts, *_ in everyone if name in parts]
             means[name] = sum(value for value, _ in seen) / sum(count for _, count in seen)
-        rest = zip(*(figures for _, figures in everyone), strict=True)
-        wait_s, busy_s, operations = (sum(each) / world_size for each in rest)
-        return means, wait_s, busy_s, operations
+        lost: dict[str, float] = {}
+        for name, count in (entry for _, counts, _ in everyone for entry in counts.items()):
+            lost[name] = lost.get(name, 0.0) + count
+        rest = zip(*(figures for *_, figures in everyone), strict=True)
+        return means, lost, tuple(sum(each) / world_size for each in rest)

@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
-from st4vla.platform.train.background import Background, Begin, Finish
+from st4vla.platform.train.background import Background, Begin, Finish, refused_by_disk
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
@@ -64,17 +64,19 @@ class RayReporter:
         uploaded it.
         """
         self._behind.wait()
-        folder = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch))
-        finish = begin(folder)
+        with refused_by_disk(self.scratch):
+            folder = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch))
+            finish = begin(folder)
 
         def write_and_report() -> None:
-            finish()
-            ray.train.report(
-                row,
-                checkpoint=Checkpoint.from_directory(str(folder)),
-                checkpoint_dir_name=name_of(step),
-                delete_local_checkpoint_after_upload=True,
-            )
+            with refused_by_disk(self.scratch):
+                finish()
+                ray.train.report(
+                    row,
+                    checkpoint=Checkpoint.from_directory(str(folder)),
+                    checkpoint_dir_name=name_of(step),
+                    delete_local_checkpoint_after_upload=True,
+                )
             stands()
 
         self._behind.start(write_and_report)

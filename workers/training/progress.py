@@ -55,7 +55,9 @@ class TrainProgress:
         said = describe(values)
         if "step_s" in values:
             self._bar.update(self._task, completed=step, said=said)
-        if not self._console.is_terminal and (time.monotonic() >= self._line_due or "step_s" not in values):
+        for name in (key.removeprefix("alarm/") for key in values if key.startswith("alarm/")):
+            log.warning("step %d: %s jumped to %.3g times its running mean", step, name, values[f"alarm/{name}"])
+        if said and not self._console.is_terminal and (time.monotonic() >= self._line_due or "step_s" not in values):
             log.info("step %d: %s", step, said)
             self._line_due = time.monotonic() + LINE_EVERY_S
         if (key := key_of(row)) not in self._recorded:
@@ -101,6 +103,11 @@ def describe(values: Row) -> str:
         words.append(
             f"{values['samples_per_s']:.0f} samples/s, waiting for data {100 * values['data_wait_share']:.0f} %"
         )
+    words += [
+        f"{value:.0f} unreadable in {key.removeprefix('unreadable/')}"
+        for key, value in values.items()
+        if "unreadable/" in key
+    ]
     words += [f"{key.removeprefix('validation/')} {value:.3g}" for key, value in values.items() if "validation/" in key]
     return ", ".join(words)
 
@@ -109,7 +116,7 @@ def print_outcome(newest: Row, policy: Path) -> None:
     """Print the last figures and where the policy lies."""
     table = Table("figure", "last")
     for key, value in sorted(newest.items()):
-        if key.startswith(("loss/", "validation/")) or key in ("samples_per_s", "data_wait_share"):
+        if key.startswith(("loss/", "validation/", "unreadable/")) or key in ("samples_per_s", "data_wait_share"):
             table.add_row(key, f"{value:.4g}")
     console = Console()
     console.print(table)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from st4vla.platform.contracts import FrameAnnotation
+from st4vla.platform.data import annotations
 from st4vla.platform.data.grounding import GroundingConfig, choose, questions
 from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.sources import ActionSource, GroundingSource, split_episodes
-from st4vla.platform.errors import ConfigError
+from st4vla.platform.errors import ConfigError, DataError
 
 NOTE = FrameAnnotation(
     boxes={"red cube": (1, 2, 5, 6), "blue bowl": (7, 8, 9, 12)},
@@ -92,3 +93,12 @@ def test_episodes_are_split_once_and_for_all() -> None:
     train, held = split_episodes(10, 0.2, seed=0)
     assert len(held) == 2 and sorted(train + held) == list(range(10))
     assert split_episodes(10, 0.2, seed=0) == (train, held)
+
+
+def test_an_annotation_outside_its_picture_is_named_by_its_key() -> None:
+    row = {"box_names": ["red cube"], "boxes": [[1, 2, 9999, 6]], "point_names": [], "points": [], "target": ""}
+    row |= {"destination": "", "trace": [], "subgoal": "", "mask": None}
+    with pytest.raises(DataError, match=r"part\.parquet row 3: 'boxes', 'red cube' has the box .* picture of 128x96"):
+        annotations.checked(row, (128, 96), "part.parquet row 3")
+    with pytest.raises(DataError, match=r"part\.parquet row 3: names and places do not match"):
+        annotations.checked(row | {"box_names": []}, (128, 96), "part.parquet row 3")

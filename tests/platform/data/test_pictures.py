@@ -94,6 +94,16 @@ def test_a_box_outside_the_picture_is_named(folder: Path):
         ask("coco", write(folder / "instances.json", outside))
 
 
+def test_a_box_outside_the_picture_in_an_answer_is_named(folder: Path):
+    turns = [
+        {"from": "human", "value": "Where is the apple?"},
+        {"from": "gpt", "value": "<box>[[10, 10, 9999, 20]]</box>"},
+    ]
+    rows = write(folder / "rows.json", [{"image": "a.png", "conversations": turns}])
+    with pytest.raises(DataError, match=r"row 0: 'conversations' has the point \[9999.0, 20.0\] .* of 200x100"):
+        ask("llava", rows)
+
+
 @pytest.mark.parametrize("form", ["refs.p", "refs.json"])
 def test_refcoco_asks_by_each_sentence_of_its_split(folder: Path, form: str):
     refs = [

@@ -68,6 +68,29 @@ def test_what_breaks_on_the_thread_is_raised_where_the_batch_is_taken():
         read(1, source=Broken)
 
 
+class Torn(Numbers):
+    name = "torn set!/robot"
+
+    def load(self, item, rng):
+        if item % 10 == 3:
+            raise DataError(f"row {item} is torn")
+        return item
+
+
+def test_samples_that_cannot_be_read_are_counted_by_dataset():
+    mixtures = {"robot": Mixture([Torn()], seed=3)}
+    encoders = {"robot": lambda samples: {"items": list(samples)}}
+    with StepBatches(mixtures, encoders, BatchConfig(8, 0, max_unreadable_share=0.3)) as batches:
+        seen = [item for _ in range(20) for item in next(batches)["robot"]["items"]]
+        assert batches.unreadable["torn set_"] >= 8 and not any(item % 10 == 3 for item in seen)
+    with (
+        pytest.raises(DataError, match="more than the share of 0.01"),
+        StepBatches(mixtures, encoders, BatchConfig(8, 0)) as batches,
+    ):
+        for _ in range(40):
+            next(batches)
+
+
 class Others(Numbers):
     name = "other set!/robot"
 

@@ -40,6 +40,7 @@ class Batches:
 
     def __init__(self, place: int = 0) -> None:
         self.place = place
+        self.unreadable: dict[str, float] = {}
 
     def __iter__(self):
         return self

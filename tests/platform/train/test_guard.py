@@ -22,6 +22,17 @@ def test_the_batch_that_broke_the_loss_is_kept(tmp_path: Path):
     guard.check()
 
 
+def test_a_gradient_that_is_not_finite_blames_its_own_batch_and_not_the_next(tmp_path: Path):
+    guard, fine = LossGuard(tmp_path, rank=0), torch.tensor(0.5)
+    guard.hold(7, {"robot": {"x": torch.zeros(2)}}, fine, {"robot/loss": fine})
+    guard.stepped(torch.tensor(1.5))
+    guard.hold(8, {"robot": {"x": torch.ones(2)}}, fine, {"robot/loss": fine})
+    guard.stepped(torch.tensor(float("nan")))
+    with pytest.raises(TrainingError, match=r"the gradient of step 8 is not finite on worker 0"):
+        guard.hold(9, {"robot": {"x": torch.ones(2)}}, torch.tensor(float("nan")), {})
+    assert load_file(tmp_path / "broken_batch_step_8_worker_0.safetensors")["robot.x"].tolist() == [1.0, 1.0]
+
+
 def test_an_alarm_names_the_figure_that_jumps_and_by_how_much():
     alarms = Alarms(AlarmConfig(times=3.0, memory=10, quiet=2))
     assert [alarms.look({"loss": 1.0, "gradient_norm": 2.0}) for _ in range(3)] == [{}, {}, {}]

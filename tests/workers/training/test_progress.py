@@ -1,5 +1,6 @@
 """What a run tells is recorded once, with the pictures of its validations."""
 
+import logging
 from pathlib import Path
 
 from st4vla.platform.train.config import TrainConfig
@@ -42,3 +43,15 @@ def test_a_validation_brings_its_pictures_and_a_repeated_row_brings_nothing(tmp_
     assert record.pictures == [("actions_0000002.png", "drawings"), ("answers_0000002.png", "drawings")]
     assert record.rows[0] == ({"loss/total": 1.0, "loss/grounding/of/a": 2.0, "step_s": 0.1}, 2)
     assert [row["step"] for row in read_rows(tmp_path)] == [2.0, 2.0]
+
+
+def test_a_jump_and_what_could_not_be_read_are_said_and_a_row_without_news_is_not(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    progress = TrainProgress(CONFIG, Record(), tmp_path)
+    progress.add({"step": 1.0, "checkpoint/whole_s": 0.2, "checkpoint/blocked_s": 0.1})
+    assert caplog.messages == []
+    progress.add({"step": 2.0, "loss/total": 9.0, "alarm/loss": 7.5, "unreadable/own": 3.0, "step_s": 0.1})
+    assert caplog.messages == [
+        "step 2: loss jumped to 7.5 times its running mean",
+        "step 2: loss 9.000, 3 unreadable in own",
+    ]

@@ -12,6 +12,7 @@ from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.cli import compose_command
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
 from st4vla.workers.training.command import main, read_job, read_sources, with_parents_policy
+from st4vla.workers.training.progress import read_rows
 
 SMALL = [
     "tracking=off",
@@ -128,3 +129,6 @@ def test_a_killed_worker_costs_nothing_but_time(painted_dataset: Path, workplace
     assert killed
     one, other = (load_file(folder / "model.safetensors") for folder in (unbroken, broken))
     assert all(one[name].equal(other[name]) for name in one)
+    stored = [row for row in read_rows(workplace / "a") if "checkpoint/whole_s" in row]
+    assert [row["step"] for row in stored] == [2.0, 4.0, 6.0, 8.0]
+    assert all(0 < row["checkpoint/blocked_s"] <= row["checkpoint/whole_s"] for row in stored)
