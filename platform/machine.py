@@ -1,6 +1,8 @@
 """Prepare a process for this machine: software Vulkan where it was installed, one thread per worker."""
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +53,13 @@ def prepare_process(render_on_gpu: bool = False) -> None:
 def render_backend() -> str:
     """Name the device that this process renders on, as ManiSkill does: "cpu" unless it was prepared for a GPU."""
     return os.environ.get(RENDER, "cpu")
+
+
+def program(name: str) -> str:
+    """Give the word by which a shell calls a program of this environment: its name where that finds it, else its path."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if found is not None and (not own.exists() or os.path.samefile(found, own)):
+        return name
+    here = os.path.relpath(own)
+    return here if not here.startswith("..") else str(own)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError, TrackingError
+from st4vla.platform.machine import program
 from st4vla.platform.tracking import TrackingConfig
 from st4vla.platform.tracking_queue import queue_states
 from st4vla.platform.tracking_sender import StoreAway, sweep
@@ -64,4 +65,4 @@ def open_command(config: TrackingConfig) -> str:
     """Give the shell command that opens the store in a browser, or the address of a server."""
     if not config.uri.startswith("sqlite:"):
         return config.uri
-    return f"mlflow ui --backend-store-uri {shlex.quote(config.uri)}"
+    return f"{shlex.quote(program('mlflow'))} ui --backend-store-uri {shlex.quote(config.uri)}"

@@ -78,6 +78,6 @@ say "installing st4vla from this checkout"
 "${pip[@]}" install --no-deps --no-build-isolation -e .
 say "looking for Vulkan"
 scripts/vulkan.sh
-command -v g++ >/dev/null || say "no g++: DeepSpeed runs without its compiled helper, a little slower"
+command -v g++ >/dev/null || say "no g++: DeepSpeed cannot compile what it offloads with beside a GPU; on a CPU nothing is missed"
 echo "$wanted" >"$ready"
 say "ready; try .venv/bin/st4vla doctor"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError, WorkerLost
+from st4vla.platform.machine import program
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def print_ending(console: Any, steps: Sequence[Step], seconds: Sequence[float], 
     for report in reports:
         console.print(f"report: {report}", soft_wrap=True)
     films = sorted(run.glob("eval/*/films/*success.mp4")) or sorted(run.glob("eval/*/films/*.mp4"))
-    console.print("try next:")
-    console.print("  st4vla track ui", highlight=False)
     if films:
-        console.print(f"  xdg-open {films[0]}", soft_wrap=True, highlight=False)
+        console.print(f"film: {films[0]}", soft_wrap=True)
+    console.print("try next, for the command that opens every record in a browser:")
+    console.print(f"  {program('st4vla')} track ui", soft_wrap=True, highlight=False)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from st4vla.platform.machine import program
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.drawings import DRAWINGS, drawn_at
 from st4vla.platform.train.loop import Row
@@ -120,5 +121,7 @@ def print_outcome(newest: Row, policy: Path) -> None:
             table.add_row(key, f"{value:.4g}")
     console = Console()
     console.print(table)
-    text = f"The policy is {policy}. Try it: st4vla eval policy={policy} suite=seen tasks=[reach] episodes=20"
+    text = (
+        f"The policy is {policy}. Try it: {program('st4vla')} eval policy={policy} suite=seen tasks=[reach] episodes=20"
+    )
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -106,6 +106,13 @@ def test_a_peak_is_weighted_about_its_likeliest_cell_and_ignores_a_far_one():
     assert (x * 128, y * 128, mass) == pytest.approx((44.0, 18.0, 0.6))
 
 
+def test_a_peak_at_one_end_of_an_object_is_weighted_with_the_other_end():
+    chances = torch.zeros(32, 32)
+    chances[10, 10:14] = torch.tensor([0.28, 0.24, 0.24, 0.24])
+    x, y, mass = place_of_peak(chances[None])[0].tolist()
+    assert (x * 128, y * 128, mass) == pytest.approx((47.76, 42.0, 1.0))
+
+
 def test_a_chunk_says_where_its_plan_points(policy, observations):
     chunk = policy.act(observations[:1], ["a"], [(0, 0)])[0]
     assert chunk.spatial is not None and chunk.spatial.label == observations[0].instruction
