@@ -105,9 +105,8 @@ def look_at_compiler(_: Mapping[str, Any]) -> str:
     """Find what DeepSpeed compiles its helpers with."""
     absent = [name for name in ("g++", "ninja") if shutil.which(name) is None]
     if absent:
-        raise Missing(
-            f"no {' and no '.join(absent)}: DeepSpeed cannot compile what it offloads with beside a GPU; on a CPU nothing is missed"
-        )
+        missed = "DeepSpeed cannot compile what it offloads with beside a GPU; on a CPU nothing is missed"
+        raise Missing(f"no {' and no '.join(absent)}: {missed}")
     return f"{shutil.which('g++')}, {shutil.which('ninja')}"
 
 

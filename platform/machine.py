@@ -56,7 +56,7 @@ def render_backend() -> str:
 
 
 def program(name: str) -> str:
-    """Give the word by which a shell calls a program of this environment: its name where that finds it, else its path."""
+    """Give the word by which a shell calls a program of this environment: its name if that finds it, else its path."""
     own = Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if found is not None and (not own.exists() or os.path.samefile(found, own)):
