@@ -1,0 +1,40 @@
+"""The whole job at the smallest size: collect, ground, act, evaluate, track, and go on where it was stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from st4vla.platform.cli import main
+from st4vla.platform.data.lerobot_reader import open_dataset
+from st4vla.workers.evaluation.ledger import read_rows
+
+pytestmark = [pytest.mark.sim, pytest.mark.ray, pytest.mark.slow]
+
+
+def times_of(folder: Path) -> dict[str, int]:
+    """When the files that the steps leave were last written."""
+    files = ("dataset/meta/info.json", "grounding/rows.jsonl", "action/rows.jsonl", "eval/seen/ledger.jsonl")
+    return {name: (folder / name).stat().st_mtime_ns for name in files}
+
+
+def test_the_main_job_runs_from_end_to_end_and_a_second_call_does_nothing_again(workplace: Path):
+    from mlflow import MlflowClient
+
+    assert main(["demo", "--size", "smoke", "--out", "runs/demo"]) == 0
+    run = workplace / "runs" / "demo"
+    assert open_dataset(str(run / "dataset")).num_episodes == 4
+    assert json.loads((run / "action" / "checkpoint" / "lineage.json").read_text())
+    _, rows = read_rows(run / "eval" / "seen" / "ledger.jsonl")
+    assert [(row["suite"], row["task"]) for row in rows] == [("seen", "reach"), ("seen", "push")]
+    _, disturbed = read_rows(run / "eval" / "disturbed" / "ledger.jsonl")
+    assert sorted(row["suite"] for row in disturbed) == ["changed_instruction"] * 2 + ["moved_object"] * 2
+    assert "reach" in (run / "eval" / "seen" / "report.html").read_text()
+    client = MlflowClient(f"sqlite:///{workplace}/runs/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    parents = [one.data.tags.get("mlflow.parentRunId") for one in runs]
+    demo = next(one for one in runs if one.info.run_name and parents.count(one.info.run_id) == 5)
+    assert demo.data.metrics["seconds/5_eval"] > 0
+    before = times_of(run)
+    assert main(["demo", "--size", "smoke", "--out", "runs/demo"]) == 0
+    assert times_of(run) == before
