@@ -115,9 +115,9 @@ class Post:
         self.watch = Watch(config.watch, self.name, self._waiting, self._stops)
         made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
         self.house = House(partial(load, config=config.loader), config.replica)
-        self.desk = Desk(
-            self.house, Lock(None), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
-        )
+        self._safety = Safety(config.safety, report=lambda trouble: self.desk.observers.tell(trouble))
+        told = Observers([*observers, *made, self._safety.note])
+        self.desk = Desk(self.house, Lock(None), config.rate, told, self._safety, config.limits)
         self.lines = Lines(config.rate, config.idle_s)
         self.doors = Doors(
             self.desk,
@@ -166,6 +166,7 @@ class Post:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.house.close()
+        await asyncio.to_thread(self._safety.close)
 
     def check_health(self) -> None:
         """Raise if this process cannot answer and will not be able to.
