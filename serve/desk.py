@@ -21,7 +21,7 @@ from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
 from st4vla.platform.wire.stamps import ReplyStamp, RequestStamp, metadata, plain_spatial
 from st4vla.serve.access import Caller, Lock, RateConfig, Rates
 from st4vla.serve.control import Routes, State
-from st4vla.serve.events import Ended, Observers, Opened, Refused, Served
+from st4vla.serve.events import Ended, Event, Observers, Opened, Refused, Served
 from st4vla.serve.house import House
 from st4vla.serve.safety.guard import Safety, SafetyConfig
 from st4vla.serve.safety.interventions import Intervention
@@ -204,17 +204,16 @@ class Desk:
         session.plan, session.actions, session.motions = None, None, ()
         if stamp.end == "session":
             self.house.sessions.close(name)
-        kind = "episode" if stamp.end == "episode" else "closed"
-        self.observers.tell(Ended(robot, name, kind, stamp.success))
+        self._tell_behind(Ended(robot, name, "episode" if stamp.end == "episode" else "closed", stamp.success))
 
     def left(self, visit: Visit) -> None:
         """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot."""
         for session in self.house.sessions.close_unnamed(visit.session):
-            self.observers.tell(Ended(session.robot, session.name, "closed"))
+            self._tell_behind(Ended(session.robot, session.name, "closed"))
 
     def forgotten(self, session: Session) -> None:
         """Take note that nobody came back for a session."""
-        self.observers.tell(Ended(session.robot, session.name, "lost"))
+        self._tell_behind(Ended(session.robot, session.name, "lost"))
 
     def refused(
         self, error: BaseException, visit: Visit | None = None, robot: str = "", session: str = ""
@@ -232,7 +231,7 @@ class Desk:
 
     def _opened(self, visit: Visit, session: Session, resumed: bool) -> None:
         caller = visit.caller
-        self.observers.tell(Opened(session.robot, session.name, visit.door, caller.key_id, caller.address, resumed))
+        self._tell_behind(Opened(session.robot, session.name, visit.door, caller.key_id, caller.address, resumed))
 
     def _told(
         self,
@@ -266,7 +265,13 @@ class Desk:
             executed_steps=stamp.executed_steps,
             recording=stamp.recording,
         )
-        # The answer goes out first: the loop comes to this when the door waits for its next frame.
+        self._tell_behind(event)
+
+    def _tell_behind(self, event: Event) -> None:
+        """Tell what became of a session in the order in which it happened, each behind the answer that it is about.
+
+        The loop comes to it when the door waits for its next frame.
+        """
         asyncio.get_running_loop().call_soon(self.observers.tell, event)
 
 

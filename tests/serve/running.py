@@ -17,6 +17,7 @@ import uvicorn
 from websockets.sync.client import connect
 
 from st4vla.platform.wire import openpi
+from st4vla.platform.wire.json_form import write_image
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.control import Control
 from st4vla.serve.events import Event
@@ -115,6 +116,7 @@ class Running:
 
 @contextmanager
 def a_post(folder: Path, config: PostConfig = CONFIG, model: str = "fixed-0-0@1") -> Iterator[Running]:
+    """Run a post for the length of a `with` block."""
     watch = WatchConfig(audit_log=AuditConfig(folder=str(folder / "audit")))
     running = Running(replace(config, watch=watch), folder, model)
     running.thread.start()
@@ -127,12 +129,20 @@ def a_post(folder: Path, config: PostConfig = CONFIG, model: str = "fixed-0-0@1"
 
 
 def libero(pixel: int = 3, **more: Any) -> dict[str, Any]:
+    """Give an openpi message."""
     frame = np.full((64, 64, 3), pixel, np.uint8)
     seen = {"observation/image": frame, "observation/wrist_image": frame, "observation/state": np.full(8, pixel)}
     return {**seen, "prompt": "reach", **more}
 
 
 def ask(line: Any, message: dict[str, Any]) -> Any:
+    """Send an openpi message and give what comes back."""
     line.send(openpi.pack(message))
     answer = line.recv()
     return json.loads(answer) if isinstance(answer, str) else openpi.unpack(answer)
+
+
+def native(pixel: int = 9, **more: Any) -> dict[str, Any]:
+    """Give the body of a `POST /v1/act`."""
+    image = write_image(np.full((32, 32, 3), pixel, np.uint8))
+    return {"images": {"third_person": image, "wrist": image}, "state": [0.0] * 8, "instruction": "reach", **more}

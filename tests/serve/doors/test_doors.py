@@ -21,7 +21,7 @@ from st4vla.serve.access import KeyFile, RateConfig
 from st4vla.serve.events import Ended, Opened, Refused, Served, Stopped, Trouble
 from st4vla.serve.safety.guard import SafetyConfig
 from st4vla.serve.safety.interventions import read_log
-from tests.serve.running import CONFIG, Running, a_post, ask, libero
+from tests.serve.running import CONFIG, Running, a_post, ask, libero, native
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +124,20 @@ def test_vla_eval_is_answered_with_the_same_number(shared: Running) -> None:
 
 
 def test_http_acts_and_refuses_by_status(shared: Running) -> None:
-    image = write_image(np.full((32, 32, 3), 9, np.uint8))
-    body = {"images": {"third_person": image, "wrist": image}, "state": [0.0] * 8, "instruction": "reach"}
+    body, image = native(), write_image(np.full((32, 32, 3), 9, np.uint8))
     status, answer = shared.http("/v1/act", body)
     assert status == 200 and answer["actions"][0][0] == 9 and answer[KEY]["model_version"] == "fixed-0-0@1"
     status, answer = shared.http("/v1/act", {**body, "images": {"wrist": image}})
     assert status == 400 and answer["error"]["field"] == "images/third_person"
     assert shared.http("/v1/act", b"x" * 200_001)[0] == 413
     assert shared.http("/v1/ground", {"image": image, "question": "where"})[0] == 503
+
+
+def test_the_end_of_an_http_session_is_told_behind_its_answer(shared: Running) -> None:
+    before = len(shared.events)
+    assert shared.http("/v1/act", native())[0] == 200
+    shared.wait(lambda: any(isinstance(event, Ended) for event in shared.events[before:]))
+    assert [type(event) for event in shared.events[before:]] == [Opened, Served, Ended]
 
 
 def test_health_readiness_and_the_description_are_there(shared: Running) -> None:
