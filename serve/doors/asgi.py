@@ -107,16 +107,18 @@ class Entrance:
         """Serve one WebSocket; before it is accepted a refusal is an HTTP status, 403, and nothing else."""
         try:
             caller = self._desk.lock.admit(socket.headers.get("authorization"), "act", address_of(socket))
-            who = caller.key_id or caller.address
+            who = who_is(caller)
             self._lines.check_room(who)
-            visit = visit_of(caller, door, model)
+            name = self._lines.free_name(f"{door}-{who}")
+            visit = visit_of(caller, door, name, model)
             self._desk.house.choose(visit.robot, model)
         except WireError as error:
             self._desk.refused(error, stranger(socket, door))
             await refuse_handshake(socket, error)
             return
-        await socket.accept()
-        with self._lines.hold(Line(socket, who)) as line:
+        # Counted from here on, so that handshakes that wait take their room and their name from nobody.
+        with self._lines.hold(Line(socket, who, name)) as line:
+            await socket.accept()
             await talk(line, visit)
 
     def admit_http(self, request: Request, scope: str) -> Visit:
@@ -129,14 +131,21 @@ class Entrance:
             caller = self._desk.lock.admit(request.headers.get("authorization"), scope, address_of(request))
         except WireError as error:
             raise self._desk.refused(error, stranger(request, "http")) from None
-        return visit_of(caller, "http", "")
+        return visit_of(caller, "http", f"http-{who_is(caller)}")
 
 
-def visit_of(caller: Caller, door: str, model: str) -> Visit:
-    """Name a visitor who may not name itself."""
-    name = f"{door}-{secrets.token_hex(6)}"
+def who_is(caller: Caller) -> str:
+    """Name a caller by what it cannot choose anew for each request: its key, else its address."""
+    return caller.key_id or caller.address or "somebody"
+
+
+def visit_of(caller: Caller, door: str, name: str, model: str = "") -> Visit:
+    """Give a visit: its robot goes by the key's own robot where there is one alone, else by a name, until it says one.
+
+    The session's name is drawn, so that two who do not name theirs never share one.
+    """
     robot = caller.robots[0] if len(caller.robots) == 1 and "*" not in caller.robots[0] else name
-    return Visit(caller, door, robot, name, model)
+    return Visit(caller, door, robot, f"{door}-{secrets.token_hex(6)}", model)
 
 
 def stranger(connection: Any, door: str) -> Visit:

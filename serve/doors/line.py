@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -29,11 +30,17 @@ class Speaker(Protocol):
 
 
 class Line:
-    """One accepted connection; used by one task."""
+    """One connection; used by one task.
 
-    def __init__(self, socket: WebSocket, who: str):
+    Args:
+        who: the key or address that it comes from.
+        name: of its robot, as long as that gives none.
+    """
+
+    def __init__(self, socket: WebSocket, who: str, name: str = ""):
         self._socket = socket
         self.who = who
+        self.name = name
         self.used_s = time.monotonic()
         self.is_idle = True
         self.is_closing = False
@@ -125,6 +132,12 @@ class Lines:
             raise WireError(
                 "rate_limited", "", f"{self._rate.connections} connections of this caller are open already."
             )
+
+    def free_name(self, name: str) -> str:
+        """Give that name, or with the lowest number behind it that no open connection has; who returns has it again."""
+        taken = {line.name for line in self._open}
+        numbered = (f"{name}-{number}" for number in count(2))
+        return next(one for one in chain([name], numbered) if one not in taken)
 
     @contextmanager
     def hold(self, line: Line) -> Iterator[Line]:

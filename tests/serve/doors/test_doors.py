@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from st4vla.serve.access import KeyFile, RateConfig
 from st4vla.serve.events import Ended, Opened, Refused, Served, Stopped, Trouble
 from st4vla.serve.safety.guard import SafetyConfig
 from st4vla.serve.safety.interventions import read_log
+from st4vla.serve.watch.metrics import Names, exposition
 from tests.serve.running import CONFIG, Running, a_post, ask, libero, native
 
 
@@ -240,6 +242,35 @@ def test_one_robot_that_asks_too_often_is_slowed_down(tmp_path: Path) -> None:
             answers = [ask(line, libero(st4vla={"robot": "arm"})) for _ in range(3)]
             other = ask(line, libero(st4vla={"robot": "other"}))
     assert "actions" in answers[1] and answers[2]["error"]["kind"] == "rate_limited" and "actions" in other
+
+
+def test_who_gives_no_name_is_limited_by_where_it_comes_from(tmp_path: Path) -> None:
+    with a_post(tmp_path, replace(CONFIG, rate=RateConfig(requests_per_s=0.001, burst=2))) as running:
+        assert [running.http("/v1/act", native())[0] for _ in range(3)] == [200, 200, 429]
+        answers = []
+        for _ in range(3):
+            with running.ws() as line:
+                line.recv()
+                answers.append(ask(line, libero()))
+    assert "actions" in answers[1] and answers[2]["error"]["kind"] == "rate_limited"
+
+
+def test_who_gives_no_name_takes_no_place_among_the_metrics_from_who_does(tmp_path: Path) -> None:
+    with a_post(tmp_path) as running:
+        metrics = running.post.watch.metrics
+        metrics._robot = Names(4)
+        for _ in range(3):
+            assert running.http("/v1/act", native())[0] == 200
+            with running.ws() as one, running.ws() as other:
+                for line in (one, other):
+                    line.recv()
+                    assert "actions" in ask(line, libero())
+            running.wait(lambda: not len(running.post.lines))
+        assert running.http("/v1/act", native(st4vla={"robot": "arm-1"}))[0] == 200
+        running.wait(lambda: len(running.of(Served)) == 10)
+        text = exposition({"a": metrics.families()}).decode()
+    robots = set(re.findall(r'st4vla_requests_total{.*robot="([^"]*)"', text))
+    assert robots == {"http-127.0.0.1", "openpi-127.0.0.1", "openpi-127.0.0.1-2", "arm-1"}
 
 
 def test_models_change_over_an_open_connection_and_back(tmp_path: Path) -> None:
