@@ -155,7 +155,9 @@ class Desk:
         )
         return Reply(actions, reply, timing["total"])
 
-    async def ground(self, visit: Visit, image: np.ndarray, question: str) -> tuple[str, Spatial | None, str]:
+    async def ground(
+        self, visit: Visit, image: np.ndarray, question: str, received_s: float
+    ) -> tuple[str, Spatial | None, str]:
         """Answer a question about an image; give the words, the place they name, and the model.
 
         Raises:
@@ -164,7 +166,7 @@ class Desk:
         try:
             self.check(visit, visit.robot)
             chosen = self.house.choose(visit.robot, visit.model)
-            text, spatial = await chosen.replica.ground(image, question)
+            text, spatial = await chosen.replica.ground(image, question, received_s)
         except Exception as error:  # as in `act`
             raise self.refused(error, visit, visit.robot) from error
         self.totals.served += 1

@@ -93,8 +93,9 @@ class HttpDoor:
     async def ground(self, request: Request) -> dict[str, Any]:
         """Decode, ask, encode."""
         visit = self._admit(request, "act")
+        received_s = time.monotonic()
         form = await asyncio.to_thread(json_form.read_ground, await self.body(request), self._desk.limits)
-        text, spatial, label = await self._desk.ground(visit, form.image, form.question)
+        text, spatial, label = await self._desk.ground(visit, form.image, form.question, received_s)
         return {"answer": text, "spatial": plain_spatial(spatial) if spatial else None, "model_version": label}
 
     async def body(self, request: Request) -> bytes:

@@ -1,6 +1,8 @@
 """A replica keeps sessions apart, plans at System 2's own rate, and acts on the newest frame."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -154,6 +156,32 @@ def test_a_policy_of_one_system_is_served_too() -> None:
         await replica.close()
 
     asyncio.run(story())
+
+
+def test_questions_beyond_the_bound_or_past_their_turn_are_refused() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(image: np.ndarray, question: str) -> tuple[str, None]:
+        begun.set()
+        assert go_on.wait(20)
+        return f"there: {question}", None
+
+    async def tell(replica: Replica, policy: FixedLatencyPolicy, clock: Clock) -> None:
+        replica.systems.ground = answer  # type: ignore[attr-defined]
+        image, soon, late = np.zeros((4, 4, 3), np.uint8), time.monotonic() + 1000, time.monotonic() - 1000
+        asked = [asyncio.create_task(replica.ground(image, "0", soon))]
+        await asyncio.to_thread(begun.wait, 20)
+        asked += [asyncio.create_task(replica.ground(image, str(i), at)) for i, at in enumerate((soon, late), start=1)]
+        await asyncio.sleep(0)
+        with pytest.raises(WireError) as caught:
+            await replica.ground(image, "3", soon)
+        assert caught.value.kind == "overloaded"
+        go_on.set()
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert first == ("there: 0", None) and second == ("there: 1", None)
+        assert isinstance(third, WireError) and third.kind == "deadline"
+
+    a_story(ReplicaConfig(ground_queue=2), tell)
 
 
 def test_warming_up_answers_an_empty_scene() -> None:
