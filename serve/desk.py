@@ -178,11 +178,19 @@ class Desk:
         Raises:
             WireError: "unauthorized", "forbidden", "rate_limited" or "stopped".
         """
+        self.check_caller(visit, robot)
+        self.check_stop(robot)
+
+    def check_caller(self, visit: Visit, robot: str) -> None:
+        """Refuse a robot whose key ended or is not for it, or that asks too often.
+
+        Raises:
+            WireError: "unauthorized", "forbidden" or "rate_limited".
+        """
         if not self.lock.still_valid(visit.caller):
             raise WireError("unauthorized", "Authorization", "The key has ended; connect with a new one.")
         visit.caller.check_robot(robot)
         self._rates.take(f"{visit.caller.key_id}/{robot}")
-        self.check_stop(robot)
 
     def check_stop(self, robot: str) -> None:
         """Refuse a robot that is stopped.
@@ -195,15 +203,19 @@ class Desk:
             raise WireError("stopped", "", f"Stopped: {reason}. Hold until it is released.")
 
     def end(self, visit: Visit, stamp: RequestStamp) -> None:
-        """Take note that an episode, or the session, is over.
+        """Take note that an episode, or the session, is over; a robot that is stopped may say so, too.
 
         Raises:
-            WireError: "forbidden".
+            WireError: "unauthorized", "forbidden" or "rate_limited"; the watchers have been told.
         """
         robot, name = names_of(visit, stamp)
-        visit.caller.check_robot(robot)
-        session, _ = self.house.sessions.open(name, robot, visit.caller.key_id)
-        session.plan, session.actions, session.motions = None, None, ()
+        try:
+            self.check_caller(visit, robot)
+            session = self.house.sessions.find(name, robot, visit.caller.key_id)
+        except WireError as error:
+            raise self.refused(error, visit, robot, name) from None
+        if session is not None:
+            session.plan, session.actions, session.motions = None, None, ()
         if stamp.end == "session":
             self.house.sessions.close(name)
         self._tell_behind(Ended(robot, name, "episode" if stamp.end == "episode" else "closed", stamp.success))

@@ -219,6 +219,20 @@ def test_sessions_unused_for_long_are_forgotten_and_their_number_is_bounded() ->
     assert len(sessions) == 1
 
 
+def test_one_keys_flood_leaves_anothers_sessions() -> None:
+    sessions, lost = Sessions(SessionConfig(max_sessions=4)), []
+    sessions.forgotten = lambda session: lost.append(session.name)
+    for name in ("a1", "a2"):
+        sessions.open(name, "arm", "key-a")
+    for number in range(20):
+        sessions.open(f"b{number}", "leg", "key-b")
+    assert len(sessions) == 4 and lost == [f"b{number}" for number in range(18)]
+    sessions.open("a3", "arm", "key-a")
+    assert lost[18:] == ["a1"] and sessions.find("b19", "leg", "key-b") is not None
+    sessions.open("c1", "hand", "key-c")
+    assert len(sessions) == 4 and sessions.find("a3", "arm", "key-a") is not None
+
+
 def test_noise_depends_on_the_sessions_name_alone() -> None:
     one, other = Sessions(SessionConfig()), Sessions(SessionConfig())
     assert one.open("run", "arm", "")[0].noise_key(3) == other.open("run", "leg", "key")[0].noise_key(3)

@@ -172,6 +172,34 @@ def test_keys_open_what_their_scopes_say(tmp_path: Path) -> None:
     assert {event.kind for event in running.of(Refused)} >= {"unauthorized", "forbidden"}
 
 
+def test_a_key_that_has_ended_ends_no_session_and_that_is_told(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("robot", ["act"], ["arm-*"])
+    over = {KEY: {"robot": "arm-1", "session": "run", "end": "session"}}
+    with a_post(tmp_path) as running, running.ws(key=key) as line:
+        line.recv()
+        assert "actions" in ask(line, libero(st4vla={"robot": "arm-1", "session": "run"}))
+        assert ask(line, {KEY: {**over[KEY], "robot": "leg-1"}})["error"]["kind"] == "forbidden"
+        keys.revoke(key.split("_")[1])
+        running.wait(lambda: any(key.revoked_at for key in running.post.desk.state.keys))
+        assert ask(line, over)["error"]["kind"] == "unauthorized"
+        assert len(running.post.house.sessions) == 1 and not running.of(Ended)
+        assert [(told.kind, told.session) for told in running.of(Refused)] == [
+            ("forbidden", "run"),
+            ("unauthorized", "run"),
+        ]
+
+
+def test_ends_count_as_requests_and_open_no_session(tmp_path: Path) -> None:
+    with a_post(tmp_path, replace(CONFIG, rate=RateConfig(requests_per_s=0.001, burst=2))) as running:
+        with running.ws() as line:
+            line.recv()
+            over = {KEY: {"robot": "arm-1", "session": "run", "end": "episode"}}
+            answers = [ask(line, over) for _ in range(3)]
+            assert len(running.post.house.sessions) == 0
+    assert KEY in answers[1] and answers[2]["error"]["kind"] == "rate_limited"
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
