@@ -24,20 +24,9 @@ from st4vla.serve.doors.admin import AdminDoor
 from st4vla.serve.doors.line import Line, Lines
 from st4vla.serve.doors.openpi import OpenpiDoor
 from st4vla.serve.doors.rest import HttpDoor
+from st4vla.serve.doors.schemas import ELSE, STATUS
 from st4vla.serve.doors.vla_eval import VlaEvalDoor
 
-STATUS = {
-    "unauthorized": 401,
-    "forbidden": 403,
-    "too_large": 413,
-    "rate_limited": 429,
-    "overloaded": 503,
-    "unavailable": 503,
-    "deadline": 504,
-    "stale": 409,
-    "stopped": 423,
-    "internal": 500,
-}
 Talk = Callable[[Line, Visit], Awaitable[None]]
 
 
@@ -93,7 +82,7 @@ def lay_health(app: FastAPI, desk: Desk, lines: Lines) -> None:
 
     @app.exception_handler(WireError)
     async def refused(request: Request, error: WireError) -> Response:
-        return JSONResponse(error.as_plain(), STATUS.get(error.kind, 400))
+        return JSONResponse(error.as_plain(), STATUS.get(error.kind, ELSE))
 
 
 class Entrance:
@@ -161,6 +150,6 @@ def address_of(connection: Any) -> str:
 async def refuse_handshake(socket: WebSocket, error: WireError) -> None:
     """Refuse a WebSocket before it is one, with a status and our plain refusal."""
     if "websocket.http.response" in socket.scope.get("extensions", {}):
-        await socket.send_denial_response(JSONResponse(error.as_plain(), STATUS.get(error.kind, 400)))
+        await socket.send_denial_response(JSONResponse(error.as_plain(), STATUS.get(error.kind, ELSE)))
     else:
         await socket.close()
