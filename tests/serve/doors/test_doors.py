@@ -108,6 +108,16 @@ def test_a_client_that_only_sends_rubbish_is_sent_away(shared: Running) -> None:
                 line.recv()
 
 
+def test_a_frame_that_trickles_in_is_given_up_like_a_silent_connection(tmp_path: Path) -> None:
+    with a_post(tmp_path, replace(CONFIG, idle_s=1.0)) as running, running.ws() as line:
+        line.recv()
+        line.close_timeout = 0.1  # the server reads the rest of the frame, not a farewell
+        line.socket.sendall(b"\x82\xfe\x10\x00" + b"\0" * 8)  # a masked frame of 4096 bytes, and the first few
+        with pytest.raises(ConnectionClosed) as caught:
+            line.recv(timeout=20)
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1008
+
+
 def test_vla_eval_is_answered_with_the_same_number(shared: Running) -> None:
     frame = np.full((32, 32, 3), 9, np.uint8)
     seen = {"images": {"agentview": frame, "wrist": frame}, "task_description": "do", "states": np.zeros(8)}
