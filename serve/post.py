@@ -281,7 +281,7 @@ class Post:
             except Exception as error:  # as in `_follow`
                 log.debug("no report was taken: %s", type(error).__name__)
             self.house.sessions.forget_old()
-            await self.lines.end_silent()
+            self._spawn(self.lines.end_silent())
             if not self.lines.is_draining and await self._must_leave():
                 log.info("draining: every connection is closed behind its answer")
                 self._spawn(self.lines.drain())

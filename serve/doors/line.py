@@ -149,17 +149,18 @@ class Lines:
             self._open.discard(line)
 
     async def end_silent(self) -> None:
-        """Close connections that have sent nothing for long."""
+        """Close connections that have sent nothing for long, all at once: each may take seconds to take its leave."""
         now = time.monotonic()
-        for line in [line for line in self._open if line.is_idle and now - line.used_s > self._idle_s]:
-            await line.close(POLICY, "no message for too long")
+        silent = [line for line in self._open if line.is_idle and now - line.used_s > self._idle_s]
+        await asyncio.gather(*(line.close(POLICY, "no message for too long") for line in silent))
 
     async def drain(self) -> None:
         """Let every connection finish the request it is at, and close it; new ones are refused."""
         self.is_draining = True
-        for line in list(self._open):
+        lines = list(self._open)
+        for line in lines:
             line.is_closing = True
-            if line.is_idle:
-                await line.close(RESTART, "the server is restarting; connect again")
+        idle = (line for line in lines if line.is_idle)
+        await asyncio.gather(*(line.close(RESTART, "the server is restarting; connect again") for line in idle))
         while any(not line.is_idle for line in self._open):
             await asyncio.sleep(0.02)
