@@ -29,6 +29,7 @@ class Routes:
         production: answers everybody who is not named otherwise.
         previous: what production was before, kept loaded, for a rollback.
         canary: answers `robots` and a `share` of all others, chosen by their names.
+        beside: what was deployed beside production: it answers whoever asks for it by name, until the next deployment.
     """
 
     models: Mapping[str, str]
@@ -37,11 +38,17 @@ class Routes:
     canary: str = ""
     share: float = 0.0
     robots: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The labels that must be loaded, most needed first; models served beside are kept, too."""
-        return tuple(dict.fromkeys(label for label in (self.production, self.canary, *self.models) if label))
+        """The labels that must be loaded, most needed first."""
+        labels = (self.production, self.canary, *self.beside, self.previous)
+        return tuple(dict.fromkeys(label for label in labels if label))
+
+    def pruned(self) -> "Routes":
+        """Give the same routes with the references that they need and no others."""
+        return replace(self, models={label: self.models[label] for label in self.needed})
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class State:
     @classmethod
     def of_plain(cls, plain: Mapping[str, Any]) -> "State":
         """Read what `as_plain` gave."""
-        routes = Routes(**{**plain["routes"], "robots": tuple(plain["routes"]["robots"])})
+        kept = plain["routes"]
+        routes = Routes(**{**kept, "robots": tuple(kept["robots"]), "beside": tuple(kept.get("beside", ()))})
         return cls(routes, dict(plain["stopped"]), plain["generation"], plain["revision"], plain["ending"])
 
 
@@ -96,11 +104,15 @@ class Control:
         self._keys_read: tuple[float, int] | None = None
 
     async def begin(self, models: Mapping[str, str], production: str) -> State:
-        """Start a deployment: these models, this one in production, the generation after the last; stops stay set."""
+        """Start a deployment: these models, this one in production, the generation after the last; stops stay set.
+
+        The other models are served beside production, and stay so whatever is in production later.
+        """
         old = self._state
         previous = old.routes.production if old and old.routes.production != production else ""
         kept = {previous: old.routes.models[previous]} if old and previous in old.routes.models else {}
-        routes = Routes({**kept, **models}, production, previous if kept else "")
+        beside = tuple(label for label in models if label != production)
+        routes = Routes({**kept, **models}, production, previous if kept else "", beside=beside)
         base = old or State(routes)
         return await self._become(replace(base, routes=routes, generation=base.generation + 1, ending=False))
 
@@ -130,15 +142,16 @@ class Control:
                     continue
 
     async def update(self, label: str, reference: str) -> State:
-        """Let a model answer everybody; each replica changes over once it has loaded it."""
+        """Let a model answer everybody; each replica changes over once it has loaded it. A canary ends with it."""
         state = self._current()
         routes = state.routes
         models = {**routes.models, label: reference}
         previous = routes.production if routes.production != label else routes.previous
-        return await self._become(replace(state, routes=Routes(pruned(models, label, previous), label, previous)))
+        updated = Routes(models, label, previous, beside=routes.beside)
+        return await self._become(replace(state, routes=updated.pruned()))
 
     async def canary(self, label: str, reference: str, share: float, robots: tuple[str, ...]) -> State:
-        """Let a model answer some robots, and a share of the others.
+        """Let a model answer some robots, and a share of the others; it takes the place of an earlier canary.
 
         Raises:
             WireError: the share is not one.
@@ -148,7 +161,7 @@ class Control:
         state = self._current()
         models = {**state.routes.models, label: reference}
         routes = replace(state.routes, models=models, canary=label, share=share, robots=robots)
-        return await self._become(replace(state, routes=routes))
+        return await self._become(replace(state, routes=routes.pruned()))
 
     async def promote(self) -> State:
         """Let the canary answer everybody.
@@ -170,9 +183,7 @@ class Control:
         state = self._current()
         routes = state.routes
         if routes.canary:
-            models = {name: ref for name, ref in routes.models.items() if name != routes.canary}
-            models = models if routes.canary != routes.previous else routes.models
-            back = replace(routes, models=models, canary="", share=0.0, robots=())
+            back = replace(routes, canary="", share=0.0, robots=()).pruned()
         elif routes.previous:
             back = replace(routes, production=routes.previous, previous=routes.production)
         else:
@@ -229,8 +240,3 @@ class Control:
         async with self._changed:
             self._changed.notify_all()
         return state
-
-
-def pruned(models: Mapping[str, str], *labels: str) -> dict[str, str]:
-    """Keep the models of these labels."""
-    return {label: models[label] for label in labels if label in models}

@@ -21,7 +21,7 @@ from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
 from st4vla.platform.wire.stamps import ReplyStamp, RequestStamp, metadata, plain_spatial
 from st4vla.serve.access import Caller, Lock, RateConfig, Rates
 from st4vla.serve.control import Routes, State
-from st4vla.serve.events import Ended, Observers, Opened, Refused, Served
+from st4vla.serve.events import Ended, Event, Observers, Opened, Refused, Served
 from st4vla.serve.house import House
 from st4vla.serve.safety.guard import Safety, SafetyConfig
 from st4vla.serve.safety.interventions import Intervention
@@ -155,7 +155,9 @@ class Desk:
         )
         return Reply(actions, reply, timing["total"])
 
-    async def ground(self, visit: Visit, image: np.ndarray, question: str) -> tuple[str, Spatial | None, str]:
+    async def ground(
+        self, visit: Visit, image: np.ndarray, question: str, received_s: float
+    ) -> tuple[str, Spatial | None, str]:
         """Answer a question about an image; give the words, the place they name, and the model.
 
         Raises:
@@ -164,7 +166,7 @@ class Desk:
         try:
             self.check(visit, visit.robot)
             chosen = self.house.choose(visit.robot, visit.model)
-            text, spatial = await chosen.replica.ground(image, question)
+            text, spatial = await chosen.replica.ground(image, question, received_s)
         except Exception as error:  # as in `act`
             raise self.refused(error, visit, visit.robot) from error
         self.totals.served += 1
@@ -176,11 +178,19 @@ class Desk:
         Raises:
             WireError: "unauthorized", "forbidden", "rate_limited" or "stopped".
         """
+        self.check_caller(visit, robot)
+        self.check_stop(robot)
+
+    def check_caller(self, visit: Visit, robot: str) -> None:
+        """Refuse a robot whose key ended or is not for it, or that asks too often.
+
+        Raises:
+            WireError: "unauthorized", "forbidden" or "rate_limited".
+        """
         if not self.lock.still_valid(visit.caller):
             raise WireError("unauthorized", "Authorization", "The key has ended; connect with a new one.")
         visit.caller.check_robot(robot)
         self._rates.take(f"{visit.caller.key_id}/{robot}")
-        self.check_stop(robot)
 
     def check_stop(self, robot: str) -> None:
         """Refuse a robot that is stopped.
@@ -193,28 +203,31 @@ class Desk:
             raise WireError("stopped", "", f"Stopped: {reason}. Hold until it is released.")
 
     def end(self, visit: Visit, stamp: RequestStamp) -> None:
-        """Take note that an episode, or the session, is over.
+        """Take note that an episode, or the session, is over; a robot that is stopped may say so, too.
 
         Raises:
-            WireError: "forbidden".
+            WireError: "unauthorized", "forbidden" or "rate_limited"; the watchers have been told.
         """
         robot, name = names_of(visit, stamp)
-        visit.caller.check_robot(robot)
-        session, _ = self.house.sessions.open(name, robot, visit.caller.key_id)
-        session.plan, session.actions, session.motions = None, None, ()
+        try:
+            self.check_caller(visit, robot)
+            session = self.house.sessions.find(name, robot, visit.caller.key_id)
+        except WireError as error:
+            raise self.refused(error, visit, robot, name) from None
+        if session is not None:
+            session.plan, session.actions, session.motions = None, None, ()
         if stamp.end == "session":
             self.house.sessions.close(name)
-        kind = "episode" if stamp.end == "episode" else "closed"
-        self.observers.tell(Ended(robot, name, kind, stamp.success))
+        self._tell_behind(Ended(robot, name, "episode" if stamp.end == "episode" else "closed", stamp.success))
 
     def left(self, visit: Visit) -> None:
         """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot."""
         for session in self.house.sessions.close_unnamed(visit.session):
-            self.observers.tell(Ended(session.robot, session.name, "closed"))
+            self._tell_behind(Ended(session.robot, session.name, "closed"))
 
     def forgotten(self, session: Session) -> None:
         """Take note that nobody came back for a session."""
-        self.observers.tell(Ended(session.robot, session.name, "lost"))
+        self._tell_behind(Ended(session.robot, session.name, "lost"))
 
     def refused(
         self, error: BaseException, visit: Visit | None = None, robot: str = "", session: str = ""
@@ -232,7 +245,7 @@ class Desk:
 
     def _opened(self, visit: Visit, session: Session, resumed: bool) -> None:
         caller = visit.caller
-        self.observers.tell(Opened(session.robot, session.name, visit.door, caller.key_id, caller.address, resumed))
+        self._tell_behind(Opened(session.robot, session.name, visit.door, caller.key_id, caller.address, resumed))
 
     def _told(
         self,
@@ -266,7 +279,13 @@ class Desk:
             executed_steps=stamp.executed_steps,
             recording=stamp.recording,
         )
-        # The answer goes out first: the loop comes to this when the door waits for its next frame.
+        self._tell_behind(event)
+
+    def _tell_behind(self, event: Event) -> None:
+        """Tell what became of a session in the order in which it happened, each behind the answer that it is about.
+
+        The loop comes to it when the door waits for its next frame.
+        """
         asyncio.get_running_loop().call_soon(self.observers.tell, event)
 
 

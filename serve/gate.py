@@ -39,7 +39,7 @@ class GateConfig:
         port: openpi, HTTP and the fleet page.
         vla_eval_port: vla-eval at the path /; 0 for none.
         certificate, private_key: PEM files; "" for no TLS.
-        connections_per_address: open connections of one address.
+        connections_per_address: open connections of one address, at both ports together.
         max_connections: of all.
         request_timeout_s: time for the head and body of a request, or the handshake of a WebSocket, to arrive.
         tunnel_timeout_s: a WebSocket on which neither end sends anything for so long is closed.
@@ -82,11 +82,15 @@ def gate_text(config: GateConfig, backend_port: int, fallback_port: int, pem: Pa
     fallback = f"    server fallback 127.0.0.1:{fallback_port} backup check inter 2s\n" if fallback_port else ""
     tls = f" ssl crt {pem} ssl-min-ver TLSv1.2 alpn http/1.1" if pem else ""
     host = f"[{config.host}]" if ":" in config.host else config.host
+    # Both doors count in one table: an address has its connections wherever it spreads them.
+    counted = f"""    tcp-request connection track-sc0 src table addresses
+    tcp-request connection reject if {{ sc_conn_cur(0,addresses) gt {config.connections_per_address} }}
+"""
     vla_eval = (
         f"""
 frontend vla_eval from doors
     bind {host}:{config.vla_eval_port}{tls}
-    http-request del-header X-Forwarded-For
+{counted}    http-request del-header X-Forwarded-For
     http-request deny deny_status 404 if {{ path_beg /-/ }}
     http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_bytes} }}
 {WEBSOCKETS}    http-request set-path /vla-eval if {{ path / }}
@@ -114,14 +118,13 @@ defaults doors
     option forwardfor
 frontend robots from doors
     bind {host}:{config.port}{tls}
-    stick-table type ipv6 size 64k expire 60s store conn_cur
-    tcp-request connection track-sc0 src
-    tcp-request connection reject if {{ sc_conn_cur(0) gt {config.connections_per_address} }}
-    http-request del-header X-Forwarded-For
+{counted}    http-request del-header X-Forwarded-For
     http-request deny deny_status 404 if {{ path_beg /-/ }}
     http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_bytes} }}
 {WEBSOCKETS}    use_backend serve
 {vla_eval}
+backend addresses from doors
+    stick-table type ipv6 size 64k expire 60s store conn_cur
 backend serve from doors
     retries 3
     retry-on conn-failure

@@ -115,9 +115,9 @@ class Post:
         self.watch = Watch(config.watch, self.name, self._waiting, self._stops)
         made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
         self.house = House(partial(load, config=config.loader), config.replica)
-        self.desk = Desk(
-            self.house, Lock(None), config.rate, Observers([*observers, *made]), Safety(config.safety), config.limits
-        )
+        self._safety = Safety(config.safety, report=lambda trouble: self.desk.observers.tell(trouble))
+        told = Observers([*observers, *made, self._safety.note])
+        self.desk = Desk(self.house, Lock(None), config.rate, told, self._safety, config.limits)
         self.lines = Lines(config.rate, config.idle_s)
         self.doors = Doors(
             self.desk,
@@ -166,6 +166,7 @@ class Post:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.house.close()
+        await asyncio.to_thread(self._safety.close)
 
     def check_health(self) -> None:
         """Raise if this process cannot answer and will not be able to.
@@ -280,7 +281,7 @@ class Post:
             except Exception as error:  # as in `_follow`
                 log.debug("no report was taken: %s", type(error).__name__)
             self.house.sessions.forget_old()
-            await self.lines.end_silent()
+            self._spawn(self.lines.end_silent())
             if not self.lines.is_draining and await self._must_leave():
                 log.info("draining: every connection is closed behind its answer")
                 self._spawn(self.lines.drain())

@@ -23,6 +23,7 @@ from st4vla.serve.session import Session, SessionConfig, Sessions
 from st4vla.serve.systems import Continue, Systems
 
 log = logging.getLogger(__name__)
+Question = tuple[Callable[[np.ndarray, str], tuple[str, Spatial | None]], np.ndarray, str]
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,15 @@ class ReplicaConfig:
         plan_period_s: System 2 makes a session's next plan when the last is this old; 0 makes one for every request.
         max_plan_age_s: no request is answered under an older plan: it waits for a new one.
         deadline_ms: of requests that bring none; 0 for none.
+        ground_queue: questions about images that may wait for the planner; more are refused as "overloaded" at once.
+        ground_deadline_ms: a question that the planner has not begun by then is refused as "deadline".
     """
 
     plan_period_s: float = 0.0
     max_plan_age_s: float = 2.0
     deadline_ms: float = 0.0
+    ground_queue: int = 16
+    ground_deadline_ms: float = 10_000.0
     batch: BatchConfig = BatchConfig()
     session: SessionConfig = SessionConfig()
 
@@ -49,6 +54,11 @@ class ReplicaConfig:
             )
         if self.deadline_ms < 0:
             raise ConfigError(f"replica.deadline_ms is {self.deadline_ms}; give milliseconds, or 0 for no deadline.")
+        if self.ground_queue < 1 or not self.ground_deadline_ms > 0:
+            raise ConfigError(
+                f"replica.ground_queue is {self.ground_queue} and replica.ground_deadline_ms is "
+                f"{self.ground_deadline_ms}; both must be positive."
+            )
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,10 @@ class Replica:
         self._threads = {name: ThreadPoolExecutor(1, f"st4vla-{name}") for name in ("act", "plan", "ground")}
         self._acting: Batcher[Ask, Acted] = Batcher(self._act_in_thread, config.batch, "act")
         self._planning: Batcher[Ask, Any] = Batcher(self._plan_in_thread, config.batch, "plan")
+        one_by_one = BatchConfig(max_batch=1, max_queue=config.ground_queue)
+        self._grounding: Batcher[Question, tuple[str, Spatial | None]] = Batcher(
+            self._ground_in_thread, one_by_one, "ground"
+        )
         self._refreshes: set[asyncio.Task[None]] = set()
 
     @property
@@ -174,21 +188,30 @@ class Replica:
         }
         return Outcome(actions, acted.spatial, 1000 * acted.plan_age_s, answered.batch_size, timing)
 
-    async def ground(self, image: np.ndarray, question: str) -> tuple[str, Spatial | None]:
+    async def ground(
+        self, image: np.ndarray, question: str, received_s: float | None = None
+    ) -> tuple[str, Spatial | None]:
         """Let System 2 answer a question about an image, one at a time.
 
+        Args:
+            received_s: when the question arrived, by `time.monotonic`.
+
         Raises:
-            WireError: "unavailable": the policy has no planner that answers.
+            WireError: "unavailable": the policy has no planner that answers; "overloaded" or "deadline": too many
+                others wait, or the turn came too late.
         """
         answer = getattr(self.systems, "ground", None)
         if answer is None:
             raise WireError("unavailable", "", "The served policy has no planner that answers questions.")
-        return await asyncio.get_running_loop().run_in_executor(self._threads["ground"], answer, image, question)
+        arrived_s = time.monotonic() if received_s is None else received_s
+        deadline_s = arrived_s + self._config.ground_deadline_ms / 1000
+        return (await self._grounding.ask((answer, image, question), "", deadline_s)).value
 
     async def close(self) -> None:
         """Answer what waits and stop."""
         await self._acting.close()
         await self._planning.close()
+        await self._grounding.close()
         for task in self._refreshes:
             task.cancel()
         for pool in self._threads.values():
@@ -242,6 +265,10 @@ class Replica:
     async def _plan_in_thread(self, asks: Sequence[Ask]) -> Sequence[Any]:
         observations = [ask.observation for ask in asks]
         return await asyncio.get_running_loop().run_in_executor(self._threads["plan"], self.systems.plan, observations)
+
+    async def _ground_in_thread(self, questions: Sequence[Question]) -> list[tuple[str, Spatial | None]]:
+        loop = asyncio.get_running_loop()
+        return [await loop.run_in_executor(self._threads["ground"], *question) for question in questions]
 
     def _act(self, asks: Sequence[Ask]) -> list[Acted]:
         """Run a batch: plans for those who need one, then actions for all."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ class SessionConfig:
     """How many sessions are remembered, and for how long.
 
     Attributes:
-        max_sessions: the one unused for longest is forgotten when there are more.
+        max_sessions: when there are more, the key that has the most loses the one unused for longest.
         forget_after_s: an unused session is forgotten after so long.
     """
 
@@ -111,14 +111,24 @@ class Sessions:
         now = self._clock()
         session = self._held.get(name)
         if session is None:
-            self.forget_old(self._config.max_sessions - 1)
+            self._make_room(owner)
             session = self._held[name] = Session(name, robot, owner, now)
             return session, False
-        if session.owner != owner or session.robot != robot:
-            raise WireError("forbidden", "st4vla.session", "Another robot uses a session of this name.")
+        self._check_owner(session, robot, owner)
         session.used_s = now
         self._held.move_to_end(name)
         return session, True
+
+    def find(self, name: str, robot: str, owner: str) -> Session | None:
+        """Give the session of that name if there is one.
+
+        Raises:
+            WireError: "forbidden", as `open`.
+        """
+        session = self._held.get(name)
+        if session is not None:
+            self._check_owner(session, robot, owner)
+        return session
 
     def close(self, name: str) -> Session | None:
         """Forget a session; give it if it was there."""
@@ -129,12 +139,28 @@ class Sessions:
         names = [name for name in self._held if name == connection or name.startswith(f"{connection}/")]
         return [self._held.pop(name) for name in names]
 
-    def forget_old(self, most: int | None = None) -> None:
-        """Forget what was not used for long, and the oldest beyond `most`."""
-        now, most = self._clock(), self._config.max_sessions if most is None else most
+    def forget_old(self) -> None:
+        """Forget what was not used for long."""
+        now = self._clock()
         while self._held:
             oldest = next(iter(self._held.values()))
-            if len(self._held) <= most and now - oldest.used_s < self._config.forget_after_s:
+            if now - oldest.used_s < self._config.forget_after_s:
                 return
-            self._held.popitem(last=False)
-            self.forgotten(oldest)
+            self._forget(oldest)
+
+    def _make_room(self, owner: str) -> None:
+        """Forget the oldest session of whoever has the most, so that nobody's flood ends what others have."""
+        self.forget_old()
+        while len(self._held) >= self._config.max_sessions:
+            counts = Counter(session.owner for session in self._held.values())
+            most = max(counts, key=lambda one: (counts[one], one == owner))
+            self._forget(next(session for session in self._held.values() if session.owner == most))
+
+    def _forget(self, session: Session) -> None:
+        del self._held[session.name]
+        self.forgotten(session)
+
+    @staticmethod
+    def _check_owner(session: Session, robot: str, owner: str) -> None:
+        if session.owner != owner or session.robot != robot:
+            raise WireError("forbidden", "st4vla.session", "Another robot uses a session of this name.")

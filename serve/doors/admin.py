@@ -60,7 +60,10 @@ class AdminDoor:
             except WireError as error:
                 raise self._desk.refused(error) from None
             visit = admit(request, "admin")
-            return await self.change(visit, action, await self._details(request, action))
+            try:
+                return await self.change(visit, action, await self._details(request, action))
+            except Exception as error:  # the boundary to whoever keeps the record, and to the network
+                raise self._desk.refused(error, visit) from error
 
     async def change(self, visit: Visit, action: str, details: dict[str, Any]) -> dict[str, Any]:
         """Change something and tell the watchers."""

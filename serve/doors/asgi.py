@@ -24,20 +24,9 @@ from st4vla.serve.doors.admin import AdminDoor
 from st4vla.serve.doors.line import Line, Lines
 from st4vla.serve.doors.openpi import OpenpiDoor
 from st4vla.serve.doors.rest import HttpDoor
+from st4vla.serve.doors.schemas import ELSE, STATUS
 from st4vla.serve.doors.vla_eval import VlaEvalDoor
 
-STATUS = {
-    "unauthorized": 401,
-    "forbidden": 403,
-    "too_large": 413,
-    "rate_limited": 429,
-    "overloaded": 503,
-    "unavailable": 503,
-    "deadline": 504,
-    "stale": 409,
-    "stopped": 423,
-    "internal": 500,
-}
 Talk = Callable[[Line, Visit], Awaitable[None]]
 
 
@@ -93,7 +82,7 @@ def lay_health(app: FastAPI, desk: Desk, lines: Lines) -> None:
 
     @app.exception_handler(WireError)
     async def refused(request: Request, error: WireError) -> Response:
-        return JSONResponse(error.as_plain(), STATUS.get(error.kind, 400))
+        return JSONResponse(error.as_plain(), STATUS.get(error.kind, ELSE))
 
 
 class Entrance:
@@ -107,16 +96,18 @@ class Entrance:
         """Serve one WebSocket; before it is accepted a refusal is an HTTP status, 403, and nothing else."""
         try:
             caller = self._desk.lock.admit(socket.headers.get("authorization"), "act", address_of(socket))
-            who = caller.key_id or caller.address
+            who = who_is(caller)
             self._lines.check_room(who)
-            visit = visit_of(caller, door, model)
+            name = self._lines.free_name(f"{door}-{who}")
+            visit = visit_of(caller, door, name, model)
             self._desk.house.choose(visit.robot, model)
         except WireError as error:
             self._desk.refused(error, stranger(socket, door))
             await refuse_handshake(socket, error)
             return
-        await socket.accept()
-        with self._lines.hold(Line(socket, who)) as line:
+        # Counted from here on, so that handshakes that wait take their room and their name from nobody.
+        with self._lines.hold(Line(socket, who, name)) as line:
+            await socket.accept()
             await talk(line, visit)
 
     def admit_http(self, request: Request, scope: str) -> Visit:
@@ -129,14 +120,21 @@ class Entrance:
             caller = self._desk.lock.admit(request.headers.get("authorization"), scope, address_of(request))
         except WireError as error:
             raise self._desk.refused(error, stranger(request, "http")) from None
-        return visit_of(caller, "http", "")
+        return visit_of(caller, "http", f"http-{who_is(caller)}")
 
 
-def visit_of(caller: Caller, door: str, model: str) -> Visit:
-    """Name a visitor who may not name itself."""
-    name = f"{door}-{secrets.token_hex(6)}"
+def who_is(caller: Caller) -> str:
+    """Name a caller by what it cannot choose anew for each request: its key, else its address."""
+    return caller.key_id or caller.address or "somebody"
+
+
+def visit_of(caller: Caller, door: str, name: str, model: str = "") -> Visit:
+    """Give a visit: its robot goes by the key's own robot where there is one alone, else by a name, until it says one.
+
+    The session's name is drawn, so that two who do not name theirs never share one.
+    """
     robot = caller.robots[0] if len(caller.robots) == 1 and "*" not in caller.robots[0] else name
-    return Visit(caller, door, robot, name, model)
+    return Visit(caller, door, robot, f"{door}-{secrets.token_hex(6)}", model)
 
 
 def stranger(connection: Any, door: str) -> Visit:
@@ -152,6 +150,6 @@ def address_of(connection: Any) -> str:
 async def refuse_handshake(socket: WebSocket, error: WireError) -> None:
     """Refuse a WebSocket before it is one, with a status and our plain refusal."""
     if "websocket.http.response" in socket.scope.get("extensions", {}):
-        await socket.send_denial_response(JSONResponse(error.as_plain(), STATUS.get(error.kind, 400)))
+        await socket.send_denial_response(JSONResponse(error.as_plain(), STATUS.get(error.kind, ELSE)))
     else:
         await socket.close()

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -29,11 +30,17 @@ class Speaker(Protocol):
 
 
 class Line:
-    """One accepted connection; used by one task."""
+    """One connection; used by one task.
 
-    def __init__(self, socket: WebSocket, who: str):
+    Args:
+        who: the key or address that it comes from.
+        name: of its robot, as long as that gives none.
+    """
+
+    def __init__(self, socket: WebSocket, who: str, name: str = ""):
         self._socket = socket
         self.who = who
+        self.name = name
         self.used_s = time.monotonic()
         self.is_idle = True
         self.is_closing = False
@@ -126,6 +133,12 @@ class Lines:
                 "rate_limited", "", f"{self._rate.connections} connections of this caller are open already."
             )
 
+    def free_name(self, name: str) -> str:
+        """Give that name, or with the lowest number behind it that no open connection has; who returns has it again."""
+        taken = {line.name for line in self._open}
+        numbered = (f"{name}-{number}" for number in count(2))
+        return next(one for one in chain([name], numbered) if one not in taken)
+
     @contextmanager
     def hold(self, line: Line) -> Iterator[Line]:
         """Count a connection while it is open."""
@@ -136,17 +149,18 @@ class Lines:
             self._open.discard(line)
 
     async def end_silent(self) -> None:
-        """Close connections that have sent nothing for long."""
+        """Close connections that have sent nothing for long, all at once: each may take seconds to take its leave."""
         now = time.monotonic()
-        for line in [line for line in self._open if line.is_idle and now - line.used_s > self._idle_s]:
-            await line.close(POLICY, "no message for too long")
+        silent = [line for line in self._open if line.is_idle and now - line.used_s > self._idle_s]
+        await asyncio.gather(*(line.close(POLICY, "no message for too long") for line in silent))
 
     async def drain(self) -> None:
         """Let every connection finish the request it is at, and close it; new ones are refused."""
         self.is_draining = True
-        for line in list(self._open):
+        lines = list(self._open)
+        for line in lines:
             line.is_closing = True
-            if line.is_idle:
-                await line.close(RESTART, "the server is restarting; connect again")
+        idle = (line for line in lines if line.is_idle)
+        await asyncio.gather(*(line.close(RESTART, "the server is restarting; connect again") for line in idle))
         while any(not line.is_idle for line in self._open):
             await asyncio.sleep(0.02)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -11,54 +11,15 @@ from starlette.requests import ClientDisconnect
 from st4vla.platform.contracts import Observation, PolicySpec
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire import json_form
-from st4vla.platform.wire.stamps import KEY, plain_spatial
+from st4vla.platform.wire.limits import WireLimits
+from st4vla.platform.wire.stamps import KEY, RequestStamp, plain_spatial
 from st4vla.serve.desk import Desk, Visit
+from st4vla.serve.doors.schemas import ACT_REPLY_SCHEMA, ACT_SCHEMA, GROUND_REPLY_SCHEMA, GROUND_SCHEMA, described
 from st4vla.serve.keymap import KeyMap, read_observation
 
 # A body that takes longer to arrive is given up.
 BODY_TIMEOUT_S = 10.0
-IMAGE_SCHEMA = {
-    "type": "object",
-    "required": ["format", "data"],
-    "properties": {
-        "format": {"enum": ["png", "jpeg", "raw"]},
-        "data": {"type": "string", "contentEncoding": "base64"},
-        "shape": {"type": "array", "items": {"type": "integer"}, "description": "[H, W, 3], where the format is raw"},
-    },
-}
-STAMP_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "robot": {"type": "string"},
-        "session": {"type": "string"},
-        "sequence": {"type": "integer", "minimum": 0},
-        "deadline_ms": {"type": "number", "minimum": 0},
-        "delay_steps": {"type": "integer", "minimum": 0},
-        "executed_steps": {"type": "integer", "minimum": 0},
-        "spatial": {"type": "boolean"},
-        "recording": {"type": "boolean"},
-    },
-}
-ACT_SCHEMA = {
-    "type": "object",
-    "required": ["images", "instruction"],
-    "properties": {
-        "images": {"type": "object", "additionalProperties": IMAGE_SCHEMA},
-        "state": {"type": ["array", "null"], "items": {"type": "number"}},
-        "instruction": {"type": "string"},
-        KEY: STAMP_SCHEMA,
-    },
-}
-GROUND_SCHEMA = {
-    "type": "object",
-    "required": ["image", "question"],
-    "properties": {"image": IMAGE_SCHEMA, "question": {"type": "string"}},
-}
-
-
-def body_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """Say in OpenAPI that a request carries JSON of a schema."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+Form = TypeVar("Form")
 
 
 class HttpDoor:
@@ -70,15 +31,17 @@ class HttpDoor:
 
     def lay(self, app: FastAPI) -> None:
         """Add the two paths."""
-        app.post("/v1/act", summary="Get a chunk of actions.", openapi_extra=body_of(ACT_SCHEMA))(self.act)
-        app.post("/v1/ground", summary="Ask where something is.", openapi_extra=body_of(GROUND_SCHEMA))(self.ground)
+        act, ground = described(ACT_SCHEMA, ACT_REPLY_SCHEMA), described(GROUND_SCHEMA, GROUND_REPLY_SCHEMA)
+        app.post("/v1/act", summary="Get a chunk of actions, or say that an episode is over.", **act)(self.act)
+        app.post("/v1/ground", summary="Ask where something is.", **ground)(self.ground)
 
     async def act(self, request: Request) -> dict[str, Any]:
-        """Decode, act, encode."""
+        """Decode, act, encode; a message that only ends something is answered without actions."""
         visit = self._admit(request, "act")
         received_s = time.monotonic()
-        body = await self.body(request)
-        form = await asyncio.to_thread(json_form.read_act, body, self._desk.limits)
+        form = await self._decoded(request, visit, json_form.read_act)
+        if form.stamp.end:
+            return self._ended(visit, form.stamp)
 
         def read(spec: PolicySpec) -> Observation:
             message = {"images": form.images, "state": form.state, "prompt": form.instruction}
@@ -93,9 +56,29 @@ class HttpDoor:
     async def ground(self, request: Request) -> dict[str, Any]:
         """Decode, ask, encode."""
         visit = self._admit(request, "act")
-        form = await asyncio.to_thread(json_form.read_ground, await self.body(request), self._desk.limits)
-        text, spatial, label = await self._desk.ground(visit, form.image, form.question)
+        received_s = time.monotonic()
+        form = await self._decoded(request, visit, json_form.read_ground)
+        text, spatial, label = await self._desk.ground(visit, form.image, form.question, received_s)
         return {"answer": text, "spatial": plain_spatial(spatial) if spatial else None, "model_version": label}
+
+    def _ended(self, visit: Visit, stamp: RequestStamp) -> dict[str, Any]:
+        """Take note that an episode or a session is over, which must be named: one without a name ends by itself."""
+        if not stamp.session:
+            wrong = WireError("missing", f"{KEY}.session", "Over HTTP only a session that is named can be ended.")
+            raise self._desk.refused(wrong, visit, stamp.robot or visit.robot)
+        self._desk.end(visit, stamp)
+        return {KEY: {"session": stamp.session, "sequence": stamp.sequence, "end": stamp.end}}
+
+    async def _decoded(self, request: Request, visit: Visit, read: Callable[[bytes, WireLimits], Form]) -> Form:
+        """Read a request's body.
+
+        Raises:
+            WireError: it cannot be read; the watchers have been told.
+        """
+        try:
+            return await asyncio.to_thread(read, await self.body(request), self._desk.limits)
+        except Exception as error:  # the boundary to the network: whatever comes in, a typed refusal goes out
+            raise self._desk.refused(error, visit, visit.robot) from error
 
     async def body(self, request: Request) -> bytes:
         """Read a body, not more of it than the limits allow, and not for ever.

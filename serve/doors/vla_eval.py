@@ -63,7 +63,8 @@ class Episodes:
             case "episode_start" | "episode_end":
                 self._end(message)
                 return None
-        raise WireError("invalid", "type", f"A client does not send {message.type}.")
+        wrong = WireError("invalid", "type", f"A client does not send {message.type}.")
+        raise self._desk.refused(wrong, self._visit, self._visit.robot)
 
     def refusal(self, refusal: WireError) -> bytes:
         """Give a refusal as vla-eval reads it."""

@@ -1,7 +1,8 @@
 """Stand between the policy and its robots: what leaves the server keeps the embodiment's limits, or does not leave.
 
 A chunk is checked in this order: an old plan, a passed deadline, then the refusals and clamps of `motion`. Every
-intervention is written down. Emergency stops are the desk's, before and after the model has acted.
+intervention is written down. Emergency stops are the desk's, before and after the model has acted; that they were set
+and released is written down here, too.
 """
 
 import logging
@@ -15,12 +16,14 @@ import numpy as np
 from st4vla.platform.contracts import ActionChunk, PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import RequestStamp
+from st4vla.serve.events import Event, Stopped, Trouble
 from st4vla.serve.safety.embodiment import Embodiment, Part, packaged_for
 from st4vla.serve.safety.interventions import Intervention, InterventionLog
 from st4vla.serve.safety.motion import Clamp, Motion, MotionLimits
 
 log = logging.getLogger(__name__)
 Checked = tuple[ActionChunk, tuple[Intervention, ...]]
+EVERYBODY = "*"
 
 
 class HasMotions(Protocol):
@@ -51,13 +54,31 @@ class Safety:
 
     Args:
         clock: seconds, for deadlines.
+        report: is told, from a thread, when the log of interventions cannot be written.
     """
 
-    def __init__(self, config: SafetyConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: SafetyConfig,
+        clock: Callable[[], float] = time.monotonic,
+        report: Callable[[Trouble], None] = lambda trouble: None,
+    ) -> None:
         self._config = config
         self._clock = clock
-        self._log = InterventionLog(config.interventions) if config.interventions else None
+        self._log = self._log_of(config.interventions, report) if config.interventions else None
         self._filters: dict[str, SafetyFilter] = {}
+
+    def note(self, event: Event) -> None:
+        """Write down, as an observer, that an emergency stop was set or released here; "*" is the whole fleet."""
+        if self._log is not None and isinstance(event, Stopped):
+            kind = "stopped" if event.engaged else "released"
+            robot = event.robot or EVERYBODY
+            self._log.write(Intervention(kind, robot, "emergency stop", message=event.reason))
+
+    def close(self) -> None:
+        """Finish the log."""
+        if self._log is not None:
+            self._log.close()
 
     def check(
         self,
@@ -77,6 +98,10 @@ class Safety:
         if key not in self._filters:
             self._filters[key] = self._filter_for(spec)
         return self._filters[key].check(session, stamp, chunk, state, deadline_s)
+
+    @staticmethod
+    def _log_of(path: str, report: Callable[[Trouble], None]) -> InterventionLog:
+        return InterventionLog(path, report=lambda reason: report(Trouble("interventions_log", reason)))
 
     def _filter_for(self, spec: PolicySpec) -> "SafetyFilter":
         key = spec.statistics_key

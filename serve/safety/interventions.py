@@ -1,14 +1,15 @@
 """Write down every time safety changed, refused or stopped something: what was asked, what was done, which limit."""
 
 import json
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from st4vla.serve.line_log import LineLog
+
+FILE_MB, KEEP, MAX_WAITING = 16, 8, 10_000
 Kind = Literal["clamped", "refused", "held", "stopped", "released"]
 
 
@@ -57,38 +58,40 @@ def numbers(values: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{value:.4g}" for value in values) + "]"
 
 
-class InterventionLog:
-    """Append interventions to a JSON-lines file, which is never rewritten; safe from several threads and processes.
+class InterventionLog(LineLog):
+    """Append interventions to a JSON-lines file behind whoever intervened; several threads and processes may share it.
 
-    Each line goes out in one write of an appending file, so lines of several writers never mix. A line that a power
-    cut tore is skipped when the log is read.
+    Writing never waits and never raises: a log that cannot be written is counted and reported by `line_log.py`, and
+    harms no answer and no control step. A line of the kind "lost" says how many lines are missing before it.
 
     Args:
         clock: Unix time in seconds.
+        report: is told in a sentence that the log begins to refuse lines.
     """
 
-    def __init__(self, path: str | Path, clock: Callable[[], float] = time.time) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        clock: Callable[[], float] = time.time,
+        report: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        super().__init__(path, FILE_MB, KEEP, MAX_WAITING, 0o640, self._lost, report)
 
     def write(self, *interventions: Intervention) -> None:
         """Append some."""
-        now = round(self._clock(), 3)
-        lines = [json.dumps({"time_s": now, **asdict(one)}, separators=(",", ":")) + "\n" for one in interventions]
-        if lines:
-            with self._lock:
-                os.write(self._file, "".join(lines).encode())
+        for one in interventions:
+            self.put(self._line(asdict(one)))
 
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._file)
+    def _lost(self, lines: int) -> str:
+        return self._line({"kind": "lost", "lines": lines})
+
+    def _line(self, entries: Mapping[str, Any]) -> str:
+        return json.dumps({"time_s": round(self._clock(), 3), **entries}, separators=(",", ":"))
 
 
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Read a log's lines as maps, oldest first."""
+    """Read one file's lines as maps, oldest first; a line that a power cut tore is skipped."""
     with Path(path).open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:

@@ -64,6 +64,44 @@ def test_only_the_model_before_is_kept(tmp_path: Path) -> None:
     told(tmp_path, story)
 
 
+def test_what_is_served_beside_outlives_updates_and_the_way_back(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        await control.begin({"a@1": "/a", "b@1": "/b"}, "a@1")
+        for label in ("c@1", "d@1", "b@1", "e@1"):
+            state = await control.update(label, f"/{label}")
+        assert state.routes.models == {"e@1": "/e@1", "b@1": "/b@1"} and state.routes.beside == ("b@1",)
+        await control.rollback()
+        await control.canary("f@1", "/f", 0.5, ())
+        state = await control.promote()
+        assert set(state.routes.models) == {"f@1", "b@1"}
+        again = await Control(str(tmp_path)).watch(0, wait_s=1)
+        assert again is not None and again.routes.beside == ("b@1",)
+
+    told(tmp_path, story)
+
+
+@pytest.mark.parametrize("label", ["a@1", "b@1", "z@1"])
+def test_ending_a_canary_that_is_also_served_otherwise_keeps_its_reference(tmp_path: Path, label: str) -> None:
+    async def story(control: Control) -> None:
+        await control.begin({"a@1": "/a", "b@1": "/b"}, "a@1")
+        await control.update("z@1", "/z")
+        await control.update("a@1", "/a")
+        await control.canary(label, f"/{label[0]}", 0.5, ())
+        state = await control.rollback()
+        assert state.routes.models == {"a@1": "/a", "b@1": "/b", "z@1": "/z"} and not state.routes.canary
+
+    told(tmp_path, story)
+
+
+def test_a_second_canary_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        for label in ("b@1", "c@1", "d@1"):
+            state = await control.canary(label, f"/{label}", 0.5, ())
+        assert set(state.routes.models) == {"a@1", "d@1"} == set(state.routes.needed)
+
+    told(tmp_path, story)
+
+
 def test_a_stop_is_for_one_robot_or_for_all(tmp_path: Path) -> None:
     async def story(control: Control) -> None:
         state = await control.stop("arm", "smoke")

@@ -11,13 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.ports import free_ports
-from st4vla.serve.gate import Gate, GateConfig
+from st4vla.serve.gate import Gate, GateConfig, gate_text
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -76,6 +77,34 @@ def test_a_request_that_trickles_in_is_given_up(a_gate: Gate) -> None:
         line.settimeout(20)
         line.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         assert b"408" in line.recv(1000)
+
+
+def test_every_door_bounds_the_connections_of_an_address() -> None:
+    text = gate_text(GateConfig(vla_eval_port=8001, connections_per_address=7), 9000, 0, None, 1000)
+    doors = [section for section in text.split("\nfrontend ")[1:]]
+    assert len(doors) == 2
+    for door in doors:
+        assert "tcp-request connection track-sc0 src table addresses" in door
+        assert "tcp-request connection reject if { sc_conn_cur(0,addresses) gt 7 }" in door
+
+
+def test_an_address_has_its_connections_over_both_doors_together(backend: int, tmp_path: Path) -> None:
+    port, vla_eval_port = free_ports(2)
+    config = GateConfig(port=port, vla_eval_port=vla_eval_port, connections_per_address=2)
+    gate = Gate(config, backend, tmp_path, 1000)
+    gate.open()
+    try:
+        with ExitStack() as open_lines:
+            for one in (port, vla_eval_port):
+                line = open_lines.enter_context(socket.create_connection(("127.0.0.1", one), timeout=20))
+                line.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert b" 200 " in line.recv(1000)
+            with suppress(ConnectionError):
+                third = open_lines.enter_context(socket.create_connection(("127.0.0.1", vla_eval_port), timeout=20))
+                third.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert third.recv(1000) == b""
+    finally:
+        gate.close()
 
 
 def test_a_killed_gate_comes_back(a_gate: Gate) -> None:

@@ -1,10 +1,14 @@
 """Messages of the robot families in use are read, whatever form their images and grippers have."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
+from st4vla.serve.command import key_map
 from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
 
 SPEC = PolicySpec(("third_person", "wrist"), 224, 8, 7, 8, 5.0, "arm")
@@ -75,6 +79,95 @@ def test_what_is_wrong_is_refused_by_name(change: dict, kind: str, field: str) -
     with pytest.raises(WireError) as caught:
         read_observation(native(**change), NATIVE, SPEC)
     assert (caught.value.kind, caught.value.field) == (kind, field)
+
+
+def shade(value: int) -> np.ndarray:
+    """Give an image of one brightness, [H,W,3]."""
+    return np.full((4, 5, 3), value, np.uint8)
+
+
+# What the robots of each family send: their cameras in this order show the shades 1, 2, ..., their state counts up.
+FAMILIES: dict[str, tuple[tuple[str, ...], int, dict[str, object]]] = {
+    "native": (
+        ("third_person", "wrist"),
+        8,
+        {"images": {"third_person": shade(1), "wrist": shade(2)}, "state": np.arange(8.0), "prompt": "lift"},
+    ),
+    "libero": (
+        ("third_person", "wrist"),
+        8,
+        {
+            "observation/image": shade(1),
+            "observation/wrist_image": shade(2),
+            "observation/state": np.arange(8.0),
+            "prompt": "lift",
+        },
+    ),
+    "droid": (
+        ("third_person", "wrist"),
+        8,
+        {
+            "observation/exterior_image_1_left": shade(1),
+            "observation/wrist_image_left": shade(2),
+            "observation/joint_position": np.arange(7.0),
+            "observation/gripper_position": 7.0,
+            "prompt": "lift",
+        },
+    ),
+    "aloha": (
+        ("third_person", "low", "left_wrist", "right_wrist"),
+        14,
+        {
+            "images": {
+                name: shade(value).transpose(2, 0, 1)
+                for value, name in enumerate(("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"), start=1)
+            },
+            "state": np.arange(14.0),
+            "prompt": "lift",
+        },
+    ),
+    "bridge": (
+        ("third_person", "wrist"),
+        7,
+        {"observation": {"image_0": shade(1), "image_3": shade(2), "state": np.arange(7.0)}, "prompt": "lift"},
+    ),
+    "google": (
+        ("third_person",),
+        8,
+        {
+            "observation/image": shade(1),
+            "observation/base_pose_tool_reached": np.arange(7.0, dtype=np.float32),
+            "observation/gripper_closed": np.array([7.0]),
+            "prompt": "lift",
+        },
+    ),
+    "vla_eval": (
+        ("third_person", "wrist"),
+        8,
+        {"images": {"agentview": shade(1), "wrist": shade(2)}, "states": np.arange(8.0), "task_description": "lift"},
+    ),
+}
+
+
+def packaged(checkout: Path) -> dict[str, KeyMap]:
+    files = sorted((checkout / "configs" / "keymap").glob("*.yaml"))
+    return {file.stem: key_map(yaml.safe_load(file.read_text())) for file in files}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_packaged_map_reads_what_its_robots_send(checkout: Path, family: str) -> None:
+    cameras, state_dim, message = FAMILIES[family]
+    spec = PolicySpec(cameras, 224, state_dim, 7, 8, 5.0, "arm")
+    keys = packaged(checkout)[family]
+    seen = read_observation(message, keys.fit(spec), spec)
+    assert [int(seen.images[camera].mean()) for camera in cameras] == list(range(1, len(cameras) + 1))
+    assert all(image.shape == (4, 5, 3) for image in seen.images.values())
+    assert seen.state is not None and seen.state.tolist() == list(range(state_dim))
+    assert seen.instruction == "lift" and keys.name == family
+
+
+def test_no_packaged_map_is_left_untried(checkout: Path) -> None:
+    assert set(packaged(checkout)) == set(FAMILIES)
 
 
 def test_a_map_without_a_camera_of_the_policy_is_refused_when_it_is_set_up() -> None:

@@ -1,6 +1,8 @@
 """A replica keeps sessions apart, plans at System 2's own rate, and acts on the newest frame."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -156,6 +158,32 @@ def test_a_policy_of_one_system_is_served_too() -> None:
     asyncio.run(story())
 
 
+def test_questions_beyond_the_bound_or_past_their_turn_are_refused() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(image: np.ndarray, question: str) -> tuple[str, None]:
+        begun.set()
+        assert go_on.wait(20)
+        return f"there: {question}", None
+
+    async def tell(replica: Replica, policy: FixedLatencyPolicy, clock: Clock) -> None:
+        replica.systems.ground = answer  # type: ignore[attr-defined]
+        image, soon, late = np.zeros((4, 4, 3), np.uint8), time.monotonic() + 1000, time.monotonic() - 1000
+        asked = [asyncio.create_task(replica.ground(image, "0", soon))]
+        await asyncio.to_thread(begun.wait, 20)
+        asked += [asyncio.create_task(replica.ground(image, str(i), at)) for i, at in enumerate((soon, late), start=1)]
+        await asyncio.sleep(0)
+        with pytest.raises(WireError) as caught:
+            await replica.ground(image, "3", soon)
+        assert caught.value.kind == "overloaded"
+        go_on.set()
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert first == ("there: 0", None) and second == ("there: 1", None)
+        assert isinstance(third, WireError) and third.kind == "deadline"
+
+    a_story(ReplicaConfig(ground_queue=2), tell)
+
+
 def test_warming_up_answers_an_empty_scene() -> None:
     policy = FixedLatencyPolicy()
     Replica(systems_of(policy), ReplicaConfig()).warm_up()
@@ -189,6 +217,20 @@ def test_sessions_unused_for_long_are_forgotten_and_their_number_is_bounded() ->
     sessions.open("d", "arm", "")
     assert lost == ["c", "a"]
     assert len(sessions) == 1
+
+
+def test_one_keys_flood_leaves_anothers_sessions() -> None:
+    sessions, lost = Sessions(SessionConfig(max_sessions=4)), []
+    sessions.forgotten = lambda session: lost.append(session.name)
+    for name in ("a1", "a2"):
+        sessions.open(name, "arm", "key-a")
+    for number in range(20):
+        sessions.open(f"b{number}", "leg", "key-b")
+    assert len(sessions) == 4 and lost == [f"b{number}" for number in range(18)]
+    sessions.open("a3", "arm", "key-a")
+    assert lost[18:] == ["a1"] and sessions.find("b19", "leg", "key-b") is not None
+    sessions.open("c1", "hand", "key-c")
+    assert len(sessions) == 4 and sessions.find("a3", "arm", "key-a") is not None
 
 
 def test_noise_depends_on_the_sessions_name_alone() -> None:

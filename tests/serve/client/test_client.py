@@ -65,6 +65,11 @@ def client_of(link, tmp_path=None, clock=lambda: 0.0, **config):
     return RobotClient(ClientConfig(**{"robot": "arm", "execute_steps": 4, **config}), POINT, link, log, clock)
 
 
+def logged(client):
+    client._interventions.flush()
+    return list(read_log(client._interventions.path))
+
+
 def run(client, link, robot, steps):
     whys = []
     for _ in range(steps):
@@ -118,7 +123,7 @@ def test_a_robot_whose_answer_is_late_brakes_within_its_limits_and_then_holds(tm
     assert whys[9] == "braking" and whys[-1] == "waiting"
     speeds = np.linalg.norm(np.diff([action[:3] for action in robot.applied], axis=0), axis=1)
     assert speeds.max() * POINT.control_hz**2 <= 4.001
-    assert [line["kind"] for line in read_log(tmp_path / "log.jsonl")] == ["held"]
+    assert [line["kind"] for line in logged(client)] == ["held"]
     assert client.stats.late == 11
 
 
@@ -200,7 +205,7 @@ def test_a_stop_at_the_server_drops_every_action_at_once(tmp_path):
     link.tell(Refused(2, WireError("stopped", "robot", "The fleet is stopped.")))
     assert run(client, link, robot, 3) == ["waiting"] * 3
     assert client.stats.refusals == {"stopped": 1}
-    assert [line["limit"] for line in read_log(tmp_path / "log.jsonl")] == ["stopped"]
+    assert [line["limit"] for line in logged(client)] == ["stopped"]
 
 
 def test_the_operators_stop_holds_until_it_is_released(tmp_path):
@@ -212,7 +217,7 @@ def test_the_operators_stop_holds_until_it_is_released(tmp_path):
     looks = robot.looks
     client.release()
     assert run(client, link, robot, 3) == ["waiting", "chunk", "chunk"] and robot.looks == looks + 1
-    kinds = [line["kind"] for line in read_log(tmp_path / "log.jsonl")]
+    kinds = [line["kind"] for line in logged(client)]
     assert kinds == ["stopped", "held", "released"]
 
 

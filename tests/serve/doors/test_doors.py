@@ -3,151 +3,36 @@
 import asyncio
 import base64
 import json
-import threading
-import time
+import os
+import re
+import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from st4vla.platform.wire import openpi, vla_eval
 from st4vla.platform.wire.json_form import write_image
-from st4vla.platform.wire.limits import WireLimits
 from st4vla.platform.wire.stamps import KEY
 from st4vla.serve.access import KeyFile, RateConfig
-from st4vla.serve.control import Control
-from st4vla.serve.events import Ended, Event, Opened, Refused, Served, Stopped
-from st4vla.serve.keymap import KeyMap
-from st4vla.serve.models import LoaderConfig
-from st4vla.serve.post import NearControl, Post, PostConfig
-from st4vla.serve.watch.audit import AuditConfig
-from st4vla.serve.watch.observers import WatchConfig
-
-LIBERO = KeyMap(
-    "libero",
-    {"third_person": "observation/image", "wrist": "observation/wrist_image"},
-    ("observation/state",),
-)
-VLA_EVAL = KeyMap(
-    "vla_eval",
-    {"third_person": "images/agentview", "wrist": "images/wrist"},
-    ("states",),
-    "task_description",
-    gripper="close_positive",
-)
-CONFIG = PostConfig(
-    loader=LoaderConfig(function="benchmarks.fixed_latency.build"),
-    keys=LIBERO,
-    vla_eval_keys=VLA_EVAL,
-    limits=WireLimits(max_bytes=200_000),
-)
-
-
-class Running:
-    """A post behind a real socket, on an event loop of its own."""
-
-    def __init__(self, config: PostConfig, folder: Path, model: str):
-        self.config, self.folder, self.model = config, folder, model
-        self.events: list[Event] = []
-        self.ready = threading.Event()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self._run(),))
-
-    async def _run(self) -> None:
-        self.control = Control(str(self.folder))
-        await self.control.begin({self.model: self.model}, self.model)
-        self.post = Post(self.config, NearControl(self.control), observers=[self.events.append])
-        await self.post.start()
-        settings = uvicorn.Config(self.post.application(), port=0, log_level="error", lifespan="off")
-        self.server = uvicorn.Server(settings)
-        serving = asyncio.ensure_future(self.server.serve())
-        while not self.server.started:
-            await asyncio.sleep(0.01)
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.ready.set()
-        await serving
-        await self.post.close()
-
-    def call(self, story: Any) -> Any:
-        """Run something on the post's loop."""
-        return asyncio.run_coroutine_threadsafe(story, self.loop).result(20)
-
-    def ws(self, path: str = "/", key: str = "") -> Any:
-        """Connect."""
-        headers = {"Authorization": f"Api-Key {key}"} if key else None
-        return connect(f"ws://127.0.0.1:{self.port}{path}", compression=None, additional_headers=headers)
-
-    def http(self, path: str, body: Any = None, key: str = "") -> tuple[int, Any]:
-        """Ask, and give status and answer."""
-        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                raw = answer.read()
-                return answer.status, json.loads(raw) if raw[:1] in (b"{", b"[") else raw
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
-
-    def post_as(self, path: str, body: Any, headers: dict[str, str]) -> int:
-        """Send a body with headers of one's own, and give the status."""
-        url = f"http://127.0.0.1:{self.port}{path}"
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            return error.code
-
-    def wait(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds."""
-        deadline = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def of(self, kind: type) -> list[Any]:
-        """The events of one kind so far."""
-        return [event for event in self.events if isinstance(event, kind)]
-
-
-@contextmanager
-def a_post(folder: Path, config: PostConfig = CONFIG, model: str = "fixed-0-0@1") -> Iterator[Running]:
-    watch = WatchConfig(audit_log=AuditConfig(folder=str(folder / "audit")))
-    running = Running(replace(config, watch=watch), folder, model)
-    running.thread.start()
-    assert running.ready.wait(30)
-    try:
-        yield running
-    finally:
-        running.server.should_exit = True
-        running.thread.join(20)
+from st4vla.serve.doors.line import POLICY, Line, Lines
+from st4vla.serve.events import Ended, Opened, Refused, Served, Stopped, Trouble
+from st4vla.serve.safety.guard import SafetyConfig
+from st4vla.serve.safety.interventions import read_log
+from st4vla.serve.watch.metrics import Names, exposition
+from tests.serve.running import CONFIG, Running, a_post, ask, libero, native
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with a_post(tmp_path_factory.mktemp("serve")) as running:
         yield running
-
-
-def libero(pixel: int = 3, **more: Any) -> dict[str, Any]:
-    frame = np.full((64, 64, 3), pixel, np.uint8)
-    seen = {"observation/image": frame, "observation/wrist_image": frame, "observation/state": np.full(8, pixel)}
-    return {**seen, "prompt": "reach", **more}
-
-
-def ask(line: Any, message: dict[str, Any]) -> Any:
-    line.send(openpi.pack(message))
-    answer = line.recv()
-    return json.loads(answer) if isinstance(answer, str) else openpi.unpack(answer)
 
 
 def test_openpi_is_greeted_and_answered(shared: Running) -> None:
@@ -226,6 +111,36 @@ def test_a_client_that_only_sends_rubbish_is_sent_away(shared: Running) -> None:
                 line.recv()
 
 
+def test_a_frame_that_trickles_in_is_given_up_like_a_silent_connection(tmp_path: Path) -> None:
+    hello = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    hello += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    with a_post(tmp_path, replace(CONFIG, idle_s=1.0)) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as line:
+            line.sendall(hello.encode())
+            running.wait(lambda: len(running.post.lines) == 1)
+            line.sendall(b"\x82\xfe\x10\x00" + b"\0" * 8)  # a masked frame of 4096 bytes, and the first few
+            seen = b""
+            while POLICY.to_bytes(2, "big") + b"no message for too long" not in seen:
+                part = line.recv(65_536)
+                assert part
+                seen += part
+
+
+@pytest.mark.parametrize("way", ["end_silent", "drain"])
+def test_connections_that_are_closed_wait_for_none_of_each_other(way: str) -> None:
+    class Slow(Line):
+        async def close(self, code: int, reason: str) -> None:
+            await both.wait()
+
+    async def story() -> None:
+        lines = Lines(RateConfig(), idle_s=-1.0)
+        with lines.hold(Slow(socket, "a")), lines.hold(Slow(socket, "b")):  # type: ignore[arg-type]
+            await asyncio.wait_for(getattr(lines, way)(), 20)
+
+    both = asyncio.Barrier(2)
+    asyncio.run(story())
+
+
 def test_vla_eval_is_answered_with_the_same_number(shared: Running) -> None:
     frame = np.full((32, 32, 3), 9, np.uint8)
     seen = {"images": {"agentview": frame, "wrist": frame}, "task_description": "do", "states": np.zeros(8)}
@@ -244,14 +159,20 @@ def test_vla_eval_is_answered_with_the_same_number(shared: Running) -> None:
 
 
 def test_http_acts_and_refuses_by_status(shared: Running) -> None:
-    image = write_image(np.full((32, 32, 3), 9, np.uint8))
-    body = {"images": {"third_person": image, "wrist": image}, "state": [0.0] * 8, "instruction": "reach"}
+    body, image = native(), write_image(np.full((32, 32, 3), 9, np.uint8))
     status, answer = shared.http("/v1/act", body)
     assert status == 200 and answer["actions"][0][0] == 9 and answer[KEY]["model_version"] == "fixed-0-0@1"
     status, answer = shared.http("/v1/act", {**body, "images": {"wrist": image}})
     assert status == 400 and answer["error"]["field"] == "images/third_person"
     assert shared.http("/v1/act", b"x" * 200_001)[0] == 413
     assert shared.http("/v1/ground", {"image": image, "question": "where"})[0] == 503
+
+
+def test_the_end_of_an_http_session_is_told_behind_its_answer(shared: Running) -> None:
+    before = len(shared.events)
+    assert shared.http("/v1/act", native())[0] == 200
+    shared.wait(lambda: any(isinstance(event, Ended) for event in shared.events[before:]))
+    assert [type(event) for event in shared.events[before:]] == [Opened, Served, Ended]
 
 
 def test_health_readiness_and_the_description_are_there(shared: Running) -> None:
@@ -282,6 +203,34 @@ def test_keys_open_what_their_scopes_say(tmp_path: Path) -> None:
             running.wait(lambda: any(key.revoked_at for key in running.post.desk.state.keys))
             assert ask(line, libero(st4vla={"robot": "arm-7"}))["error"]["kind"] == "unauthorized"
     assert {event.kind for event in running.of(Refused)} >= {"unauthorized", "forbidden"}
+
+
+def test_a_key_that_has_ended_ends_no_session_and_that_is_told(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("robot", ["act"], ["arm-*"])
+    over = {KEY: {"robot": "arm-1", "session": "run", "end": "session"}}
+    with a_post(tmp_path) as running, running.ws(key=key) as line:
+        line.recv()
+        assert "actions" in ask(line, libero(st4vla={"robot": "arm-1", "session": "run"}))
+        assert ask(line, {KEY: {**over[KEY], "robot": "leg-1"}})["error"]["kind"] == "forbidden"
+        keys.revoke(key.split("_")[1])
+        running.wait(lambda: any(key.revoked_at for key in running.post.desk.state.keys))
+        assert ask(line, over)["error"]["kind"] == "unauthorized"
+        assert len(running.post.house.sessions) == 1 and not running.of(Ended)
+        assert [(told.kind, told.session) for told in running.of(Refused)] == [
+            ("forbidden", "run"),
+            ("unauthorized", "run"),
+        ]
+
+
+def test_ends_count_as_requests_and_open_no_session(tmp_path: Path) -> None:
+    with a_post(tmp_path, replace(CONFIG, rate=RateConfig(requests_per_s=0.001, burst=2))) as running:
+        with running.ws() as line:
+            line.recv()
+            over = {KEY: {"robot": "arm-1", "session": "run", "end": "episode"}}
+            answers = [ask(line, over) for _ in range(3)]
+            assert len(running.post.house.sessions) == 0
+    assert KEY in answers[1] and answers[2]["error"]["kind"] == "rate_limited"
 
 
 @pytest.mark.parametrize(
@@ -330,6 +279,23 @@ def test_an_emergency_stop_refuses_actions_until_it_is_released(shared: Running)
     assert [event.engaged for event in shared.of(Stopped)] == [True, False]
 
 
+def test_a_log_of_interventions_that_cannot_be_written_is_told_of_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, safety=SafetyConfig(interventions=str(tmp_path / "interventions.jsonl")))
+    with a_post(tmp_path, config) as running, running.ws() as line:
+        line.recv()
+        assert running.http("/v1/fleet/stop", {"robot": "arm-1", "reason": "smoke"})[0] == 200
+        log = running.post._safety._log
+        assert log is not None and log.flush()
+        monkeypatch.setattr(log, "_write", lambda line: os.write(-1, b"x"))
+        assert running.http("/v1/fleet/release", {"robot": "arm-1"})[0] == 200
+        running.wait(lambda: bool(running.of(Trouble)) and not running.post.desk.state.stopped)
+        assert "actions" in ask(line, libero(st4vla={"robot": "arm-1"}))
+        assert running.of(Trouble)[0].kind == "interventions_log"
+    assert [one["kind"] for one in read_log(tmp_path / "interventions.jsonl")] == ["stopped"]
+
+
 def test_one_robot_that_asks_too_often_is_slowed_down(tmp_path: Path) -> None:
     with a_post(tmp_path, replace(CONFIG, rate=RateConfig(requests_per_s=0.001, burst=2))) as running:
         with running.ws() as line:
@@ -337,6 +303,35 @@ def test_one_robot_that_asks_too_often_is_slowed_down(tmp_path: Path) -> None:
             answers = [ask(line, libero(st4vla={"robot": "arm"})) for _ in range(3)]
             other = ask(line, libero(st4vla={"robot": "other"}))
     assert "actions" in answers[1] and answers[2]["error"]["kind"] == "rate_limited" and "actions" in other
+
+
+def test_who_gives_no_name_is_limited_by_where_it_comes_from(tmp_path: Path) -> None:
+    with a_post(tmp_path, replace(CONFIG, rate=RateConfig(requests_per_s=0.001, burst=2))) as running:
+        assert [running.http("/v1/act", native())[0] for _ in range(3)] == [200, 200, 429]
+        answers = []
+        for _ in range(3):
+            with running.ws() as line:
+                line.recv()
+                answers.append(ask(line, libero()))
+    assert "actions" in answers[1] and answers[2]["error"]["kind"] == "rate_limited"
+
+
+def test_who_gives_no_name_takes_no_place_among_the_metrics_from_who_does(tmp_path: Path) -> None:
+    with a_post(tmp_path) as running:
+        metrics = running.post.watch.metrics
+        metrics._robot = Names(4)
+        for _ in range(3):
+            assert running.http("/v1/act", native())[0] == 200
+            with running.ws() as one, running.ws() as other:
+                for line in (one, other):
+                    line.recv()
+                    assert "actions" in ask(line, libero())
+            running.wait(lambda: not len(running.post.lines))
+        assert running.http("/v1/act", native(st4vla={"robot": "arm-1"}))[0] == 200
+        running.wait(lambda: len(running.of(Served)) == 10)
+        text = exposition({"a": metrics.families()}).decode()
+    robots = set(re.findall(r'st4vla_requests_total{.*robot="([^"]*)"', text))
+    assert robots == {"http-127.0.0.1", "openpi-127.0.0.1", "openpi-127.0.0.1-2", "arm-1"}
 
 
 def test_models_change_over_an_open_connection_and_back(tmp_path: Path) -> None:

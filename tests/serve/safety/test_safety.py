@@ -1,5 +1,7 @@
 """Safety outside the model: what is clamped, what is refused, who is stopped, and what is written down."""
 
+import errno
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from st4vla.platform.contracts import ActionChunk, PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import RequestStamp
+from st4vla.serve.events import Refused, Stopped
 from st4vla.serve.safety.embodiment import Embodiment, Part, packaged, packaged_for
 from st4vla.serve.safety.guard import Safety, SafetyConfig, SafetyFilter
 from st4vla.serve.safety.interventions import Intervention, InterventionLog, read_log
@@ -48,6 +51,7 @@ def test_a_fast_action_is_clamped_and_written_down_with_the_limit_it_broke(log):
     )
     assert given.actions[0, 0] == pytest.approx(0.05)
     assert interventions[0].text == "clamped: position velocity, row 0, [0.1, 0, 0] to [0.05, 0, 0]"
+    log.flush()
     (line, *_) = read_log(log.path)
     assert line["time_s"] == 12.0 and line["robot"] == "arm" and line["sequence"] == 7
     assert (line["part"], line["limit"], line["kind"]) == ("position", "velocity", "clamped")
@@ -58,6 +62,7 @@ def test_a_number_that_is_not_finite_refuses_the_whole_chunk_and_names_it(value,
     with pytest.raises(WireError, match="expected a number") as caught:
         SafetyFilter(PANDA, log=log).check(session(), stamp(), chunk((0, 0, 0, 1), (0, value, 0, 1)), STATE)
     assert (caught.value.kind, caught.value.field) == ("invalid", "actions[1][1]")
+    log.flush()
     assert [line["kind"] for line in read_log(log.path)] == ["refused"]
 
 
@@ -247,6 +252,49 @@ def test_the_log_is_only_ever_appended_to(tmp_path):
         log.close()
     path.write_text(path.read_text() + '{"torn')
     assert [line["robot"] for line in read_log(path)] == ["a", "a", "b", "b"]
+
+
+def test_a_log_on_a_full_disk_harms_no_answer_and_is_reported_once(tmp_path, monkeypatch, caplog):
+    told, write = [], os.write
+    log = InterventionLog(tmp_path / "interventions.jsonl", report=told.append)
+
+    def full(file, content):
+        if file == log._file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content)
+
+    safety, fast = SafetyFilter(PANDA, log=log), chunk((0.1, 0, 0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        given, interventions = safety.check(session(), stamp(), fast, STATE)
+        with pytest.raises(WireError, match="expected a number") as caught:
+            safety.check(session(), stamp(), chunk((np.nan, 0, 0, 1)), STATE)
+        log.flush()
+    assert given.actions[0, 0] == pytest.approx(0.05) and interventions and caught.value.kind == "invalid"
+    assert log.lost == 2 and len(told) == 1 and "No space left" in told[0]
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+    safety.check(session(), stamp(), fast, STATE)
+    log.close()
+    assert [(line["kind"], line.get("lines")) for line in read_log(log.path)] == [("clamped", None), ("lost", 2)]
+
+
+def test_the_log_is_rotated_and_only_so_many_files_are_kept(log):
+    log._file_bytes = 2_000
+    for number in range(300):
+        log.write(Intervention("held", f"arm-{number}", "late"))
+    log.close()
+    assert len(log.files()) == 8 and all(path.stat().st_size <= 2_000 for path in [*log.files(), log.path])
+    assert list(read_log(log.path))[-1]["robot"] == "arm-299" and log.lost == 0
+
+
+def test_an_emergency_stop_and_its_release_are_lines(tmp_path):
+    safety = Safety(SafetyConfig(interventions=str(tmp_path / "log.jsonl")))
+    for event in (Stopped(True, "arm", "smoke"), Stopped(False, "arm"), Stopped(True), Refused("stopped")):
+        safety.note(event)
+    safety.close()
+    lines = [(line["kind"], line["robot"], line["message"], line["place"]) for line in read_log(tmp_path / "log.jsonl")]
+    assert lines[:2] == [("stopped", "arm", "smoke", "server"), ("released", "arm", "", "server")]
+    assert lines[2:] == [("stopped", "*", "", "server")]
 
 
 def test_an_embodiment_must_cover_every_column_once():

@@ -3,13 +3,13 @@
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from st4vla.serve.events import Admin, Observers, Opened, Refused, Served, Stopped
-from st4vla.serve.watch import audit
 from st4vla.serve.watch.audit import AuditConfig, AuditLog
 
 
@@ -67,7 +67,7 @@ def test_long_and_odd_texts_from_outside_are_one_bounded_line(written: AuditLog)
 
 def test_a_flood_costs_lines_that_are_counted_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = AuditLog(AuditConfig(str(tmp_path), max_waiting=5))
-    gate = audit.threading.Event()
+    gate = threading.Event()
     write = written._write
     monkeypatch.setattr(written, "_write", lambda line: (gate.wait(20), write(line)))
     for number in range(50):
@@ -82,7 +82,7 @@ def test_a_flood_costs_lines_that_are_counted_and_no_time(tmp_path: Path, monkey
 def test_a_full_disk_costs_whole_lines_only(written: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(audit.os, "write", lambda file, content: real(file, content[:10]))
+        patch.setattr(os, "write", lambda file, content: real(file, content[:10]))
         written(Refused("first"))
         while written.lost == 0:
             pass
