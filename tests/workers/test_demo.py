@@ -14,7 +14,12 @@ pytestmark = [pytest.mark.sim, pytest.mark.ray, pytest.mark.slow]
 
 def times_of(folder: Path) -> dict[str, int]:
     """When the files that the steps leave were last written."""
-    files = ("dataset/meta/info.json", "grounding/rows.jsonl", "action/rows.jsonl", "eval/seen/ledger.jsonl")
+    files = (
+        "dataset/data/chunk-000/file-000.parquet",
+        "grounding/rows.jsonl",
+        "action/rows.jsonl",
+        "eval/seen/ledger.jsonl",
+    )
     return {name: (folder / name).stat().st_mtime_ns for name in files}
 
 
