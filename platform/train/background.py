@@ -62,7 +62,7 @@ class Snapshot:
         """Begin to copy what was taken; on a CPU it is copied when this returns."""
         if self._waiting:
             values, kept = zip(*self._waiting, strict=True)
-            torch._foreach_copy_(kept, values, non_blocking=True)
+            torch._foreach_copy_(kept, values, non_blocking=True)  # pyright: ignore[reportPrivateImportUsage]
         self._waiting = []
 
     def settle(self) -> None:
