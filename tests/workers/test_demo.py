@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.ray, pytest.mark.slow]
 def contents_of(folder: Path) -> dict[str, bytes]:
     """What the steps leave."""
     files = (
-        "dataset/data/chunk-000/file-000.parquet",
+        "dataset/collect.jsonl",
         "grounding/rows.jsonl",
         "action/rows.jsonl",
         "eval/seen/ledger.jsonl",
