@@ -27,6 +27,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 JOB_ID = "ST4VLA_JOB_ID"
 MASK = "***"
 SECRET_KEY = re.compile(r"(^|[._-])(token|password|passwd|secret|credentials?|(api|access|private|secret)_?key)$", re.I)
+NO_NAME = re.compile(r"[^\w\-. :/]")
 URL_LOGIN = re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@")
 
 
@@ -117,7 +118,7 @@ class Tracker:
 
     def params(self, mapping: Mapping[str, Any]) -> None:
         """Record settings; nested mappings become dotted keys, and what looks like a secret is masked."""
-        flat = {key: str(value) for key, value in flatten(mask_secrets(mapping)).items()}
+        flat = {takeable(key): str(value) for key, value in flatten(mask_secrets(mapping)).items()}
         self._append("params", {"params": flat})
 
     def config(self, mapping: Mapping[str, Any], file_name: str = "config.yaml") -> None:
@@ -127,7 +128,7 @@ class Tracker:
 
     def metrics(self, mapping: Mapping[str, float], step: int | None = None) -> None:
         """Record numbers, all at one step (0 where none is given) and the time of the call."""
-        values = {key: float(value) for key, value in mapping.items()}
+        values = {takeable(key): float(value) for key, value in mapping.items()}
         self._append("metrics", {"metrics": values, "step": step or 0, "time_ms": _now_ms()})
 
     def tags(self, mapping: Mapping[str, Any]) -> None:
@@ -233,6 +234,11 @@ def _masked(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_masked(item) for item in value]
     return mask_url(value) if isinstance(value, str) else value
+
+
+def takeable(key: str) -> str:
+    """Put an underscore for each character that MLflow takes in no name, as in "++policy.prompt" or "loss/a,b"."""
+    return NO_NAME.sub("_", key)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

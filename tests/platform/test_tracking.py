@@ -45,16 +45,17 @@ def test_a_run_its_child_and_all_they_recorded_are_in_mlflow_after_close(config:
     Path("checkpoint").mkdir()
     Path("checkpoint/policy.yaml").write_text("kind: st4vla\n")
     with Tracker.open(config, "demo", "parent") as parent:
-        parent.config({"policy": {"width": 128}, "api_key": "abc"})
+        parent.config({"policy": {"width": 128}, "api_key": "abc", "++arm,1": {"on": True}})
         parent.artifact("report.html", "reports")
         parent.dataset("reach", "f" * 64, "runs/reach", "training")
         parent.register("checkpoint", "tiny", {"parent": "base"})
         Path("report.html").unlink()
         child = parent.child("eval", "child")
-        child.metrics({"success": 0.5}, step=3)
+        child.metrics({"success": 0.5, "loss/bridge,rt_1": 2.0}, step=3)
         child.close()
     runs = runs_of(config)
-    assert runs["parent"].data.params == {"policy.width": "128", "api_key": "***"}
+    assert runs["parent"].data.params == {"policy.width": "128", "api_key": "***", "__arm_1.on": "True"}
+    assert runs["child"].data.metrics == {"success": 0.5, "loss/bridge_rt_1": 2.0}
     assert runs["parent"].info.status == runs["child"].info.status == "FINISHED"
     assert runs["child"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
     assert runs["parent"].data.tags["st4vla.run"] == parent.run_id
