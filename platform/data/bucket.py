@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st4vla.platform.data.address import Address, readable
-from st4vla.platform.data.disk import disk_error
+from st4vla.platform.data.disk import refused_by_disk
 from st4vla.platform.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,14 +74,12 @@ def copy_object(system: "fs.FileSystem", info: Any, target: Path, address: Addre
     if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (info.size, stamp):
         return
     part = target.with_name(f".{target.name}.{stamp:x}.part")
-    try:
+    with refused_by_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as file:
             append_rest(system, info, file, address)
         os.utime(part, ns=(stamp, stamp))
         os.replace(part, target)
-    except OSError as error:
-        raise disk_error(target, error) from error
 
 
 def append_rest(system: "fs.FileSystem", info: Any, file: Any, address: Address) -> None:

@@ -9,26 +9,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from st4vla.platform.errors import DataError
+from st4vla.platform.errors import DataError, St4vlaError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, sync: bool = False) -> None:
     """Put `content` at `path` in one step: readers see the old file or the new one, never a part.
 
-    Safe against a killed process and a full disk, not against a power cut: nothing is fsynced, because a
-    collector writes ten small files per episode.
+    Safe against a killed process and a full disk; against a power cut only with `sync`, which a collector that
+    writes ten small files per episode cannot wait for.
 
     Raises:
         DataError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
+    with refused_by_disk(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(content)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def append_line(path: Path, line: str) -> None:
@@ -37,7 +44,7 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    try:
+    with refused_by_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             size = file.tell()
@@ -50,8 +57,6 @@ def append_line(path: Path, line: str) -> None:
             if not complete:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise disk_error(path, error) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -104,21 +109,25 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
     Raises:
         DataError: the lock's folder cannot be written.
     """
-    try:
+    with refused_by_disk(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("wb")
-    except OSError as error:
-        raise disk_error(lock, error) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def disk_error(path: Path, error: OSError) -> DataError:
-    """Say what could not be written, and what to do."""
-    remedy = "nothing already written is lost; "
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy += "free some space and run the same command again."
-    else:
-        remedy += "check that the folder may be written."
-    return DataError(f"{path} could not be written: {error.strerror}; {remedy}")
+@contextmanager
+def refused_by_disk(path: Path, kind: type[St4vlaError] = DataError, *more: type[Exception]) -> Iterator[None]:
+    """Turn what a full or broken disk raises, and `more` that may stand for it, into an error of the platform.
+
+    Raises:
+        DataError: or another `kind`; it says what could not be written, and what to do.
+    """
+    try:
+        yield
+    except (OSError, *more) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        full = not isinstance(error, OSError) or error.errno in FULL
+        remedy = "free some space and run the same command again" if full else "check that the folder may be written"
+        raise kind(f"{path} could not be written: {why}; nothing already written is lost; {remedy}.") from error

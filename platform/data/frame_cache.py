@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from st4vla.platform.data.disk import disk_error, one_at_a_time
+from st4vla.platform.data.disk import one_at_a_time, refused_by_disk
 from st4vla.platform.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -89,21 +89,24 @@ class FrameCache:
     def _fill(self, path: Path, shape: tuple[int, int, int, int], pieces: Iterator[np.ndarray]) -> None:
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                written = 0
-                for piece in pieces:
-                    file.write(np.ascontiguousarray(piece).data)
-                    written += len(piece)
-            if written != shape[0]:
-                raise DataError(f"{path.stem}: {written} frames were decoded and the metadata tells of {shape[0]}.")
-            os.replace(part, path)
-        except OSError as error:
-            raise disk_error(path, error) from error
+            with refused_by_disk(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written = _write_frames(part, shape, pieces)
+                if written != shape[0]:
+                    raise DataError(f"{path.stem}: {written} frames were decoded and the metadata tells of {shape[0]}.")
+                os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _write_frames(path: Path, shape: tuple[int, ...], pieces: Iterator[np.ndarray]) -> int:
+    written = 0
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece).data)
+            written += len(piece)
+    return written
 
 
 def _path(place: Path, camera: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from st4vla.platform.data.disk import disk_error
+from st4vla.platform.data.disk import refused_by_disk
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.lerobot_features import Recording
 from st4vla.platform.data.lerobot_meta import read_meta
@@ -137,11 +137,9 @@ class LeRobotWriter:
 
 
 def _lock(folder: Path) -> IO[bytes]:
-    try:
+    with refused_by_disk(folder / ".writer"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".writer").open("wb")
-    except OSError as error:
-        raise disk_error(folder / ".writer", error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

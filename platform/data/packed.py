@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from st4vla.platform.contracts import GroundingSample, Spatial
-from st4vla.platform.data.disk import disk_error, read_json, write_json
+from st4vla.platform.data.disk import read_json, refused_by_disk, write_json
 from st4vla.platform.data.pictures import Asked, read_picture
 from st4vla.platform.data.shards import BadRow, ShardRow, read_shard
 from st4vla.platform.errors import DataError
@@ -86,14 +86,13 @@ def pack_shard(shard: str, folder: Path, coordinates: str, downloads: str) -> Pa
         return read_part(final)
     half = final.with_name(f".{final.name}.{os.getpid()}.half")
     try:
-        half.mkdir(parents=True, exist_ok=True)
-        part = _write(half, shard, read_shard(shard, coordinates, downloads))
-        write_json(half / "part.json", asdict(part))
-        if not final.exists():  # another try of the same shard may have been faster
-            half.rename(final)
+        with refused_by_disk(half):
+            half.mkdir(parents=True, exist_ok=True)
+            part = _write(half, shard, read_shard(shard, coordinates, downloads))
+            write_json(half / "part.json", asdict(part))
+            if not final.exists():  # another try of the same shard may have been faster
+                half.rename(final)
         return part
-    except OSError as error:
-        raise disk_error(half, error) from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
 

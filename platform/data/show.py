@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from st4vla.platform.data.disk import disk_error, write_file
+from st4vla.platform.data.disk import refused_by_disk, write_file
 from st4vla.platform.data.draw import contact_sheet, draw_frame
 from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
@@ -143,11 +143,9 @@ def _annotated(dataset: LeRobotDataset) -> int:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    try:
+    with refused_by_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-    except OSError as error:
-        raise disk_error(path, error) from error
 
 
 def _page(dataset: LeRobotDataset, sheets: Sequence[tuple[str, str]]) -> str:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from st4vla.platform.contracts import FrameAnnotation, GroundingSample
 from st4vla.platform.data.annotations import from_row, to_table
+from st4vla.platform.data.disk import refused_by_disk
 from st4vla.platform.data.grounding import GroundingConfig, choose, questions
 from st4vla.platform.errors import DataError
 
@@ -41,17 +42,13 @@ def write_block(folder: Path, block: int, stills: Sequence[Still]) -> None:
     """Write one block; it appears whole or not at all."""
     final = block_folder(folder, block)
     half = final.with_name(f".{final.name}.half")
-    half.mkdir(parents=True, exist_ok=True)
     tables = [to_table({still.camera: [still.annotation]}, block, row) for row, still in enumerate(stills)]
     table = pa.concat_tables(tables).append_column("instruction", pa.array([still.instruction for still in stills]))
-    try:
+    with refused_by_disk(final):
+        half.mkdir(parents=True, exist_ok=True)
         np.save(half / IMAGES, np.stack([still.image for still in stills]))
         pq.write_table(table, half / ANNOTATIONS)
         half.rename(final)
-    except OSError as error:
-        raise DataError(
-            f"block {block} of {folder} could not be written: {error}; free some space and run again."
-        ) from error
 
 
 class Stills:

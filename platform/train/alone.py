@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from st4vla.platform.train.background import Background, Begin, Finish, refused_by_disk
+from st4vla.platform.data.disk import refused_by_disk
+from st4vla.platform.errors import CheckpointError
+from st4vla.platform.train.background import Background, Begin, Finish
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.folder import kept
 from st4vla.platform.train.job import StageJob
@@ -37,12 +39,12 @@ class FolderReporter:
         self._behind.wait()
         hidden, place = self.folder / f".{name_of(step)}", self.folder / name_of(step)
         shutil.rmtree(hidden, ignore_errors=True)
-        with refused_by_disk(self.folder):
+        with refused_by_disk(self.folder, CheckpointError):
             hidden.mkdir(parents=True)
             finish = begin(hidden)
 
         def write() -> None:
-            with refused_by_disk(self.folder):
+            with refused_by_disk(self.folder, CheckpointError):
                 finish()
                 shutil.rmtree(place, ignore_errors=True)
                 hidden.rename(place)

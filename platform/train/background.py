@@ -6,31 +6,19 @@
 At most one checkpoint is being written; the next one waits for it, so memory holds one copy, the same pages each time.
 """
 
-import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from st4vla.platform.errors import CheckpointError
-
 # A loop that failed meanwhile never says that it goes on, and must not keep the process.
 PATIENCE_S = 60.0
 Finish = Callable[[], object]
 Begin = Callable[[Path], Finish]
-
-
-@contextlib.contextmanager
-def refused_by_disk(folder: Path, *more: type[Exception]) -> Iterator[None]:
-    """Turn what a full or broken disk raises, and `more` that may stand for it, into a CheckpointError."""
-    try:
-        yield
-    except (OSError, *more) as error:
-        raise CheckpointError(f"could not write a checkpoint to {folder}: {error}; free some space") from error
 
 
 class Snapshot:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from st4vla.platform.data.disk import refused_by_disk
 from st4vla.platform.errors import CheckpointError
 from st4vla.platform.train.average import Average
-from st4vla.platform.train.background import Finish, Snapshot, refused_by_disk
+from st4vla.platform.train.background import Finish, Snapshot
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.objective import Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
@@ -189,13 +190,13 @@ class TrainEngine:
         self._copies.take = lambda state, path: files.append((keep(state, Path(path).name), path))
         if self._average is not None:
             files.append((keep(self._average.state(), AVERAGE), str(folder / AVERAGE)))
-        with refused_by_disk(folder, RuntimeError):
+        with refused_by_disk(folder, CheckpointError, RuntimeError):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))
         self.snapshot.flush()  # an average may take the weights' place next
 
         def write() -> None:
-            with refused_by_disk(folder, RuntimeError):  # which is what torch makes of a full disk
+            with refused_by_disk(folder, CheckpointError, RuntimeError):  # which is what torch makes of a full disk
                 for state, path in files:
                     torch.save(state, path)
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from st4vla.platform.data.disk import disk_error
+from st4vla.platform.data.disk import refused_by_disk
 from st4vla.serve.events import Ended, Event, Served
 from st4vla.serve.recorder.child import ShelfProcess
 from st4vla.serve.recorder.settings import MIB, RecorderConfig
@@ -51,10 +51,8 @@ class Recorder:
         self.config = config
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._held = ExitStack()
-        try:
+        with refused_by_disk(config.spool):
             folder = self._held.enter_context(own(config.spool, self.owner))
-        except OSError as error:
-            raise disk_error(config.spool, error) from error
         self._tapes = Tapes(folder, config, report)
         self.shelf = ShelfProcess(config, self.owner, report)
         self._queue: deque[Served | Ended | _Cut] = deque()

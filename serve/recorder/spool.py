@@ -21,7 +21,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from st4vla.platform.data.disk import disk_error
+from st4vla.platform.data.disk import refused_by_disk
 from st4vla.platform.errors import DataError
 
 PREFIX = struct.Struct("<4sIQI")
@@ -47,29 +47,26 @@ class SpoolFile:
     def __init__(self, folder: Path, name: str) -> None:
         self.path, self.size = folder / (name + OPEN), 0
         self._synced = 0
-        try:
+        with refused_by_disk(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        except OSError as error:
-            raise disk_error(self.path, error) from error
 
     def append(self, record: Record) -> None:
         """Add one record; a failed one leaves no trace."""
         pieces = _encode(record)
-        try:
-            _write_all(self._file, pieces)
-        except OSError as error:
-            os.ftruncate(self._file, self.size)
-            raise disk_error(self.path, error) from error
+        with refused_by_disk(self.path):
+            try:
+                _write_all(self._file, pieces)
+            except OSError:
+                os.ftruncate(self._file, self.size)
+                raise
         self.size += sum(len(piece) for piece in pieces)
 
     def sync(self) -> None:
         """Wait until the disk has everything that was appended."""
         if self._synced < self.size:
-            try:
+            with refused_by_disk(self.path):
                 os.fsync(self._file)
-            except OSError as error:
-                raise disk_error(self.path, error) from error
             self._synced = self.size
 
     def finish(self) -> Path:
@@ -79,10 +76,8 @@ class SpoolFile:
         finally:
             os.close(self._file)
         done = self.path.with_suffix(DONE)
-        try:
+        with refused_by_disk(done):
             os.replace(self.path, done)
-        except OSError as error:
-            raise disk_error(done, error) from error
         return done
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.contracts import EpisodeSpec
+from st4vla.platform.data.disk import refused_by_disk, write_file
 from st4vla.workers.evaluation.films import film_chosen
 from st4vla.workers.evaluation.ledger import Ledger, plan_digest
 from st4vla.workers.evaluation.run import Workers, run_missing
@@ -21,7 +22,6 @@ from st4vla.workers.results.report import ReportInput, failure_reasons, write_re
 from st4vla.workers.results.sequential import Decision, decide, in_test_order
 from st4vla.workers.results.summary import INFRASTRUCTURE, Summary, summarise
 from st4vla.workers.rollout.episode import time_budget
-from st4vla.workers.rollout.recordings import refused_by_disk, write_whole
 from st4vla.workers.rollout.worlds import family
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,9 @@ def evaluate(config: EvalConfig) -> Evaluation:
     title = f"{config.policy.short_name} on {', '.join(config.suites)}"
     given = ReportInput(title, facts(config, rows, decision), summary, rows, films, official)
     with refused_by_disk(folder):
-        write_whole(folder / "results.json", json.dumps(results(summary, official, decision), indent=1).encode())
+        write_file(
+            folder / "results.json", json.dumps(results(summary, official, decision), indent=1).encode(), sync=True
+        )
         return Evaluation(folder, summary, rows, write_report(folder, given), official, decision)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
+from st4vla.platform.data.disk import write_file
 from st4vla.platform.errors import DataError
 from st4vla.workers.results.report import Film
 from st4vla.workers.results.summary import INFRASTRUCTURE
 from st4vla.workers.rollout.episode import Recording, Rollout
 from st4vla.workers.rollout.pool import Pool
-from st4vla.workers.rollout.recordings import load_recording, refused_by_disk, write_whole
+from st4vla.workers.rollout.recordings import load_recording
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,7 @@ def _shoot(pool: Pool[_Shot], shots: Sequence[_Shot]) -> None:
         if outcome.value is None:
             log.warning("no film of episode %s: %s", outcome.item.episode_id, outcome.reason)
             continue
-        with refused_by_disk(outcome.item.path):
-            write_whole(outcome.item.path, outcome.value)
+        write_file(outcome.item.path, outcome.value, sync=True)
 
 
 def result_of(row: Row) -> EpisodeResult:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
+from st4vla.platform.data.disk import write_file
 from st4vla.platform.errors import DataError
 from st4vla.workers.evaluation.lease import Lease, LeaseConfig
 
@@ -97,15 +98,7 @@ class Ledger:
         return handle
 
     def _replace(self, content: bytes) -> None:
-        scratch = self.path.with_suffix(".taken")
-        try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, self.path)
-        except OSError as error:
-            raise DataError(f"could not write {scratch}: {error}; free some space and run again.") from error
+        write_file(self.path, content, sync=True)
 
     def _read(self, lines: Sequence[Row], plan: Sequence[EpisodeSpec], settings: Mapping[str, Any]) -> None:
         header = {

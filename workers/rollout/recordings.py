@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from st4vla.platform.contracts import Spatial
+from st4vla.platform.data.disk import write_file
 from st4vla.platform.errors import DataError
 from st4vla.workers.rollout.episode import Look, Recording
 
@@ -25,28 +23,7 @@ def save_recording(path: Path, recording: Recording) -> None:
     looks = json.dumps([asdict(look) for look in recording.looks])
     packed = io.BytesIO()
     np.savez_compressed(packed, snapshots=recording.snapshots, actions=recording.actions, looks=np.array(looks))
-    with refused_by_disk(path):
-        write_whole(path, packed.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there wholly or not at all, whatever is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-
-
-@contextmanager
-def refused_by_disk(path: Path) -> Iterator[None]:
-    """Turn what a full or broken disk raises into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"could not write {path}: {error}; free some space and run again.") from error
+    write_file(path, packed.getvalue(), sync=True)
 
 
 def load_recording(path: Path) -> Recording:

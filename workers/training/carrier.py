@@ -22,9 +22,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
+from st4vla.platform.data.disk import refused_by_disk
+from st4vla.platform.errors import CheckpointError, ConfigError, St4vlaError, WorkerLost
 from st4vla.platform.train.alone import name_of
-from st4vla.platform.train.background import Background, Begin, Finish, refused_by_disk
+from st4vla.platform.train.background import Background, Begin, Finish
 from st4vla.platform.train.config import SavingConfig
 from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
@@ -64,12 +65,12 @@ class RayReporter:
         uploaded it.
         """
         self._behind.wait()
-        with refused_by_disk(self.scratch):
+        with refused_by_disk(self.scratch, CheckpointError):
             folder = Path(tempfile.mkdtemp(prefix=PART, dir=self.scratch))
             finish = begin(folder)
 
         def write_and_report() -> None:
-            with refused_by_disk(self.scratch):
+            with refused_by_disk(self.scratch, CheckpointError):
                 finish()
                 ray.train.report(
                     row,

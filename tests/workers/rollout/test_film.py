@@ -1,6 +1,7 @@
 """Facts about films, in the world of one dot."""
 
 import io
+import resource
 from pathlib import Path
 
 import av
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from st4vla.envs.dot_world import DotExpert, DotWorld
 from st4vla.platform.contracts import EpisodeSpec, Spatial
+from st4vla.platform.data.disk import write_file
 from st4vla.platform.errors import DataError
 from st4vla.workers.evaluation.films import choose, film_name
 from st4vla.workers.rollout.actors import ExpertClient
@@ -25,7 +27,7 @@ from st4vla.workers.rollout.film import (
     fit,
     look_at,
 )
-from st4vla.workers.rollout.recordings import load_recording, refused_by_disk, save_recording, write_whole
+from st4vla.workers.rollout.recordings import load_recording, save_recording
 
 SPEC = EpisodeSpec("seen", "dot", "default", 7, "move the dot to the goal")
 
@@ -100,9 +102,14 @@ def test_a_broken_recording_is_an_error(tmp_path: Path, content: bytes):
 
 
 def test_what_a_full_disk_refuses_is_an_error_with_the_next_step(tmp_path: Path):
-    (tmp_path / "films").write_bytes(b"a file where a folder should be")
-    with pytest.raises(DataError, match="free some space"), refused_by_disk(tmp_path / "films"):
-        write_whole(tmp_path / "films" / "a.mp4", b"film")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # Python ignores the signal that comes with it
+    try:
+        with pytest.raises(DataError, match="a.mp4 could not be written: File too large; .*free some space"):
+            write_file(tmp_path / "films" / "a.mp4", b"longer than ten bytes", sync=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "films").iterdir()) == []
 
 
 def row(seed, success, perturbations=(), failure=None):
