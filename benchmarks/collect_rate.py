@@ -49,7 +49,7 @@ def one_actor() -> float:
     warm_up(world, worlds.training("reach", 0), pictures=True)
     specs = [worlds.training(task, index) for index in range(EPISODES // 3) for task in ("reach", "push")]
     started = time.process_time()
-    tries = [demonstrate(world, worlds.make_expert, spec, NoiseConfig(), worlds.control_hz) for spec in specs]
+    tries = [demonstrate(world, worlds.expert(), spec, NoiseConfig(), worlds.control_hz) for spec in specs]
     return sum(attempt.result.success for attempt in tries) / (time.process_time() - started)
 
 

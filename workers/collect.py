@@ -141,10 +141,10 @@ class CollectActor:
         try:
             if self._world is None:
                 self._world = worlds.make_world("")
-            make = worlds.make_expert
-            if (client := self._client) is not None:
-                make = partial(Pilot, client=client, spec=spec, execute=self._config.execute)
-            config = self._config
+            config, client = self._config, self._client
+            make = (
+                worlds.expert() if client is None else partial(Pilot, client=client, spec=spec, execute=config.execute)
+            )
             return demonstrate(self._world, make, spec, config.noise, worlds.control_hz, config.linger)
         except Exception as error:  # isolation boundary: one crashed attempt must not end the others
             log.exception("attempt %s of %s crashed", spec.episode_id, spec.task)
@@ -158,7 +158,11 @@ def collect(config: CollectConfig) -> Collection:
     1. Open the ledger and the dataset, and count what they hold.
     2. Let the actors try the next training scenes until every task has its successes.
     3. Write each success to the dataset, then its row to the ledger, in the order of the scenes.
+
+    Raises:
+        ConfigError: who shall demonstrate cannot act in these worlds.
     """
+    family(config.world).check_policy(config.policy)
     out = Path(config.out)
     writer = LeRobotWriter(out, WriterConfig(formats=config.formats))
     with writer, Ledger(out / "collect.jsonl", None, config.settings()) as ledger:

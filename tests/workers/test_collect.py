@@ -39,6 +39,12 @@ def test_a_ledger_without_its_dataset_is_refused(tmp_path: Path):
     check_resume(frozenset({"ab"}), rows, tmp_path)
 
 
+def test_worlds_without_an_expert_are_refused_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no scripted expert; choose random"):
+        collect(CollectConfig(world="simpler", tasks=("widowx_spoon_on_towel",), out=str(tmp_path / "dataset")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_task_named_twice_is_a_config_error():
     with pytest.raises(ConfigError, match="each once"):
         CollectConfig(tasks=("reach", "reach"))

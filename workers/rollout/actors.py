@@ -139,7 +139,7 @@ class RolloutActor:
 
     def _make_client(self) -> Callable[[World], PolicyClient]:
         if self._setup.policy.is_expert:
-            return lambda world: ExpertClient(world, family(self._setup.world).make_expert)
+            return lambda world: ExpertClient(world, family(self._setup.world).expert())
         shared = self._shared_client()
         return lambda world: shared
 

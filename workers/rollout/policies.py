@@ -15,7 +15,6 @@ from st4vla.platform.policy.remote import RemoteConfig, RemotePolicy
 log = logging.getLogger(__name__)
 
 RANDOM, EXPERT, REMOTE = "random", "expert", "remote"
-USUAL_RANDOM = asdict(RandomPolicyConfig())
 # Files up to this size are digested whole, larger ones by size and both ends.
 WHOLE_BYTES = 64 * 1024 * 1024
 
@@ -113,9 +112,9 @@ class PolicySource:
         if self.is_remote and self.remote is not None:
             return f"remote-{self.remote.digest()}"
         if self.name == RANDOM:
-            changed = {key: value for key, value in asdict(self.random).items() if value != USUAL_RANDOM[key]}
-            words = json.dumps(changed, sort_keys=True).encode()
-            return f"random-{hashlib.sha256(words).hexdigest()[:16]}" if changed else RANDOM
+            words = json.dumps(asdict(self.random), sort_keys=True).encode()
+            usual = self.random == RandomPolicyConfig()
+            return RANDOM if usual else f"random-{hashlib.sha256(words).hexdigest()[:16]}"
         if self.is_expert:
             return self.name
         total = hashlib.sha256()

@@ -24,28 +24,26 @@ class Family:
         plan: plans the episodes of (suite, tasks, episodes per task, seed); pure. No tasks means the suite's usual
             ones, None episodes its usual number.
         training: gives training episode number i of a task, never one that is evaluated; pure.
-        make_expert: gives the scripted expert of a world, fresh for one episode.
+        make_expert: gives the scripted expert of a world, fresh for one episode; None where there is none.
         control_hz: control steps per second.
         suites: names of its suites, by which a command finds the family.
         key_of: which episodes can share a world: those with the same key; pure.
         scene_of: which episodes need the same scene within a world, dear to build; "" where that is cheap; pure.
         check: raises what keeps an episode of a plan from being run here, e.g. assets that are missing.
         stop_on_success: whether an episode ends when it first succeeds, rather than being scored at its last step.
-        has_expert: whether `make_expert` gives one.
         cameras: how many cameras a policy may ask for at most.
     """
 
     make_world: Callable[[str], World]
     plan: Callable[[str, Sequence[str], int | None, int], list[EpisodeSpec]]
     training: Callable[[str, int], EpisodeSpec]
-    make_expert: Callable[[Any], Any]
+    make_expert: Callable[[Any], Any] | None
     control_hz: int = 5
     suites: tuple[str, ...] = ()
     key_of: Callable[[EpisodeSpec], str] = lambda spec: ""
     scene_of: Callable[[EpisodeSpec], str] = lambda spec: ""
     check: Callable[[Sequence[EpisodeSpec]], None] = lambda plan: None
     stop_on_success: bool = True
-    has_expert: bool = True
     cameras: int = 2
 
     def check_policy(self, policy: PolicySource) -> None:
@@ -54,16 +52,24 @@ class Family:
         Raises:
             ConfigError: it is an expert that there is not, or asks for more cameras than there are.
         """
-        if policy.is_expert and not self.has_expert:
-            raise ConfigError(
-                "These suites have no scripted expert; evaluate random, a checkpoint, or a policy server."
-            )
+        if policy.is_expert:
+            self.expert()
         if len(policy.cameras) > self.cameras:
             many = ", ".join(policy.cameras)
             raise ConfigError(
                 f"The policy asks for the cameras {many}; these suites show {self.cameras}. Of a policy server's keys "
                 "leave one out, e.g. 'remote.keys={observation/wrist_image: null}'; of checkpoints choose another."
             )
+
+    def expert(self) -> Callable[[Any], Any]:
+        """Give what makes the scripted expert of a world, fresh for one episode.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.make_expert is None:
+            raise ConfigError("These worlds have no scripted expert; choose random, a checkpoint, or a policy server.")
+        return self.make_expert
 
 
 def _make_tabletop(task: str) -> World:
@@ -144,10 +150,6 @@ def _training_simpler(task: str, index: int) -> EpisodeSpec:
     return training(task, index)
 
 
-def _no_simpler_expert(world: Any) -> Any:
-    raise ConfigError("SimplerEnv has no scripted expert; evaluate random, a checkpoint, or a policy server.")
-
-
 def _simpler_scene(spec: EpisodeSpec) -> str:
     from st4vla.envs.simpler.suites import scene_of
 
@@ -188,12 +190,11 @@ SIMPLER = Family(
     _make_simpler,
     _plan_simpler,
     _training_simpler,
-    _no_simpler_expert,
+    None,
     suites=SIMPLER_SUITES,
     scene_of=_simpler_scene,
     check=_check_simpler,
     stop_on_success=False,
-    has_expert=False,
     cameras=1,
 )
 
