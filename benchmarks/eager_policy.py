@@ -58,7 +58,7 @@ class EagerPolicy:
             tokens.append(self.state(torch.from_numpy(np.stack(states)).to(self.device))[:, None])
         expert = self.config.expert
         how = (expert.ddim_steps, expert.diffusion_steps, expert.guidance)
-        actions = sample_ddim(self.expert, noise.float(), torch.cat(tokens, dim=1), *how)
+        actions = sample_ddim(self.expert, expert.temperature * noise.float(), torch.cat(tokens, dim=1), *how)
         return self.processor.normalizer(self.config.statistics_key).unnormalize_action(actions.cpu().numpy())
 
     def _read(self, batch: dict[str, Tensor], pixels: Tensor) -> tuple[Tensor, Tensor]:

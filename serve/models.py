@@ -28,7 +28,7 @@ class LoaderConfig:
     Attributes:
         device: "cpu", "cuda" or "auto" for a GPU where the replica has one.
         dtype: of the weights.
-        ddim_steps, guidance: None leaves them to the checkpoint.
+        ddim_steps, guidance, temperature: None leaves them to the checkpoint.
         function: dotted name of a function of one reference that gives a policy, in place of reading a checkpoint; for
             policies of your own and for measuring.
     """
@@ -37,6 +37,7 @@ class LoaderConfig:
     dtype: str = "float32"
     ddim_steps: int | None = None
     guidance: float | None = None
+    temperature: float | None = None
     function: str = ""
 
     def __post_init__(self) -> None:
@@ -138,7 +139,7 @@ def load(place: str, config: LoaderConfig) -> Any:
     from st4vla.platform.policy.inference import InferenceConfig
 
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    inference = InferenceConfig(ddim_steps=config.ddim_steps, guidance=config.guidance)
+    inference = InferenceConfig(ddim_steps=config.ddim_steps, guidance=config.guidance, temperature=config.temperature)
     return load_policy(place, device=device, dtype=getattr(torch, config.dtype), inference=inference)
 
 

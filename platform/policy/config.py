@@ -166,7 +166,12 @@ class QueryConfig:
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """System 1's denoiser and how it is trained and sampled."""
+    """System 1's denoiser and how it is trained and sampled.
+
+    Attributes:
+        temperature: the noise that a chunk is denoised from is scaled by it: 1 as published, below 1 for chunks nearer
+            to the likeliest one, 0 for one chunk per observation.
+    """
 
     width: int
     layers: int
@@ -176,9 +181,11 @@ class ExpertConfig:
     noise_draws: int = 4
     ddim_steps: int = 10
     guidance: float = 1.5
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         require_positive(self, "width", "layers", "heads", "diffusion_steps", "noise_draws", "ddim_steps", "guidance")
+        require(0 <= self.temperature <= 1, self, "temperature", "it must lie in [0, 1]")
         require(self.width % self.heads == 0, self, "width", f"it must be a multiple of heads, which is {self.heads}")
         require(0 <= self.condition_dropout < 1, self, "condition_dropout", "it must lie in [0, 1)")
 

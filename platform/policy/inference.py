@@ -40,6 +40,7 @@ class InferenceConfig:
 
     ddim_steps: int | None = None
     guidance: float | None = None
+    temperature: float | None = None
     statistics_key: str | None = None
     plan_period_s: float = 0.0
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -85,7 +86,9 @@ class St4vlaPolicy:
         self.processor = processor
         self.config = config
         self.clock = clock
-        self.engine = Engine(self.model, processor, config.ddim_steps, config.guidance, config.text_step)
+        self.engine = Engine(
+            self.model, processor, config.ddim_steps, config.guidance, config.temperature, config.text_step
+        )
         self.device = self.engine.device
         own = model.config.spec
         self.spec: PolicySpec = replace(own, statistics_key=config.statistics_key or own.statistics_key)

@@ -58,10 +58,14 @@ class St4vlaModel(nn.Module):
             hidden = torch.where(mask[..., None].bool(), hidden, self.planner.padding().to(hidden.dtype))
             mask = torch.ones_like(mask)
         if self.spatial_encoder is not None:
-            assert places is not None
-            token = self.spatial_encoder(places.to(hidden.dtype))
-            hidden, mask = torch.cat([hidden, token[:, None]], dim=1), torch.cat([mask, mask[:, -1:]], dim=1)
+            hidden, mask = self.with_places(hidden, places), torch.cat([mask, mask[:, -1:]], dim=1)
         return hidden, mask, places
+
+    def with_places(self, plan: Tensor, places: Tensor | None) -> Tensor:
+        """Append to a plan [B,L,D] the token of where it points, if the config asks for one."""
+        if self.spatial_encoder is None or places is None:
+            return plan
+        return torch.cat([plan, self.spatial_encoder(places.to(plan.dtype))[:, None]], dim=1)
 
     def places(self, hidden: Tensor, tokens: Tensor) -> Tensor | None:
         """Give [B,3] where in its first view a plan points, and in three more columns where that should go, if asked.
@@ -130,11 +134,14 @@ class St4vlaModel(nn.Module):
         guidance: float | None = None,
         guides: Sequence[Guide | None] = (),
     ) -> Tensor:
-        """System 1's last part: denoise `noise` [B,T,A] into normalised actions; config values unless given."""
+        """System 1's last part: denoise `noise` [B,T,A] into normalised actions; config values unless given.
+
+        The noise is standard normal; `expert.temperature` scales it here.
+        """
         expert = self.config.expert
         return sample_ddim(
             self.action_expert,
-            noise,
+            expert.temperature * noise,
             condition,
             steps or expert.ddim_steps,
             expert.diffusion_steps,

@@ -28,6 +28,7 @@ FREE_SETTINGS = (
     "expert.noise_draws",
     "expert.ddim_steps",
     "expert.guidance",
+    "expert.temperature",
 )
 
 

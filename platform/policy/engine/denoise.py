@@ -20,8 +20,8 @@ from st4vla.platform.policy.diffusion import Guide, ddim_subset, signal_levels, 
 class Sampler:
     """DDIM over one denoiser; its weights are read when it is made."""
 
-    def __init__(self, denoiser: Denoiser, count: int, total: int, guidance: float) -> None:
-        self.denoiser, self.guidance = denoiser, guidance
+    def __init__(self, denoiser: Denoiser, count: int, total: int, guidance: float, temperature: float = 1.0) -> None:
+        self.denoiser, self.guidance, self.temperature = denoiser, guidance, temperature
         levels, subset = signal_levels(total), ddim_subset(count, total)
         self.steps = [(levels[subset[i]], levels[subset[i - 1]] if i else 1.0) for i in range(count - 1, -1, -1)]
         positions = denoiser.positional_embedding
@@ -32,11 +32,11 @@ class Sampler:
         self.blank = denoiser.z_embedder(denoiser.z_embedder.uncondition)
 
     def __call__(self, noise_BTA: Tensor, condition_BQC: Tensor, guides: Sequence[Guide | None] = ()) -> Tensor:
-        """Denoise [B,T,A] in float32, whatever the weights are; guides as in `diffusion.sample_ddim`."""
+        """Denoise [B,T,A], standard normal, in float32 for any weights; guides as in `diffusion.sample_ddim`."""
         wide = self.denoiser.z_embedder(condition_BQC)
         if self.guidance != 1.0:
             wide = torch.cat([wide, self.blank.expand_as(wide)])
-        x = noise_BTA.float()
+        x = self.temperature * noise_BTA.float()
         for time, (level, previous) in zip(self.times, self.steps, strict=True):
             epsilon = self._noise(x.to(wide.dtype), wide + time).float()
             x = step_back(x, epsilon, level, previous, guides)

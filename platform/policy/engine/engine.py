@@ -39,11 +39,12 @@ class Engine:
         processor: Processor,
         ddim_steps: int | None = None,
         guidance: float | None = None,
+        temperature: float | None = None,
         text_step: int = 16,
     ) -> None:
         self.model, self.processor, self.text_step = model, processor, text_step
         self.device = next(model.parameters()).device
-        self.systems = Systems(model, ddim_steps, guidance)
+        self.systems = Systems(model, ddim_steps, guidance, temperature)
         self._graphs = Graphs(self.device)
         self._prompt = lru_cache(PROMPTS_KEPT)(self._prepare)
         self._prompts = lru_cache(BATCHES_KEPT)(self._stack)

@@ -18,7 +18,13 @@ class Systems:
     """A model's two systems; what is derived from weights is read when it is made."""
 
     @torch.no_grad()
-    def __init__(self, model: St4vlaModel, ddim_steps: int | None = None, guidance: float | None = None) -> None:
+    def __init__(
+        self,
+        model: St4vlaModel,
+        ddim_steps: int | None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+    ) -> None:
         expert = model.config.expert
         self.model = model
         self.eyes = PlannerEyes(model.planner, model.config) if PlannerEyes.fit(model.config) else model.planner.see
@@ -27,6 +33,7 @@ class Systems:
             ddim_steps or expert.ddim_steps,
             expert.diffusion_steps,
             expert.guidance if guidance is None else guidance,
+            expert.temperature if temperature is None else temperature,
         )
 
     def plan(self, prompts: Prompts, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -37,9 +44,7 @@ class Systems:
         text = model.planner.vlm.model.language_model
         plan, last = read_text(text, prompts, tokens_NKD, deep, model.config.planner.plan_layers)
         places = model.places(last, tokens_NKD.to(last.dtype))
-        if places is not None and model.spatial_encoder is not None:
-            plan = torch.cat([plan, model.spatial_encoder(places.to(plan.dtype))[:, None]], dim=1)
-        return plan, places
+        return model.with_places(plan, places), places
 
     def act(
         self,
