@@ -48,6 +48,7 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "text_step")
+        require(self.temperature is None or 0 <= self.temperature <= 1, self, "temperature", "it must lie in [0, 1]")
         require(self.plan_period_s >= 0, self, "plan_period_s", "it must not be negative")
         require(bool(self.buckets) and list(self.buckets) == sorted(set(self.buckets)), self, "buckets", "sort them")
 

@@ -110,6 +110,18 @@ def test_sampling_is_that_of_the_reference_with_any_steps_and_guidance(model, st
 
 
 @torch.inference_mode()
+def test_a_temperature_scales_the_noise_that_is_started_from(model):
+    condition, noise = torch.randn(2, 9, 64), torch.randn(2, 8, 7)
+    half, cold = (Systems(model, temperature=value).sampler for value in (0.5, 0.0))
+    assert near(half(noise, condition), model.sample(condition, 0.5 * noise))
+    assert torch.equal(cold(noise, condition), cold(2 * noise, condition))
+    model = deepcopy(model)
+    model.config = replace(model.config, expert=replace(model.config.expert, temperature=0.5))
+    assert near(model.sample(condition, noise), half(noise, condition))
+    assert near(Systems(model).sampler(noise, condition), half(noise, condition))
+
+
+@torch.inference_mode()
 def test_a_guide_corrects_the_same_chunk_as_in_the_reference(model):
     condition, noise = torch.randn(2, 9, 64), torch.randn(2, 8, 7)
     guides = [None, lambda clean, level: clean * (1 - level)]
