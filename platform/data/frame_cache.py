@@ -57,11 +57,11 @@ class FrameCache:
             decode: gives a camera's frames in order, in pieces [n,H,W,3].
 
         Raises:
-            DataError: the frames do not fit the budget or the disk.
+            DataError: the frames do not fit the budget or the disk, or are of another size than `shapes` says.
         """
         place = self.folder / digest[:32]
         with one_at_a_time(self.folder / f".{digest[:32]}.lock"):
-            missing = {camera: shape for camera, shape in shapes.items() if not _path(place, camera).exists()}
+            missing = {camera: shape for camera, shape in shapes.items() if not _holds(_path(place, camera), shape)}
             self._make_room(place, sum(int(np.prod(shape)) for shape in missing.values()))
             for camera, shape in missing.items():
                 log.info("decoding %d frames of %s once into %s", shape[0], camera, place)
@@ -91,7 +91,7 @@ class FrameCache:
         try:
             with refused_by_disk(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                written = _write_frames(part, shape, pieces)
+                written = _write_frames(part, path.stem, shape, pieces)
                 if written != shape[0]:
                     raise DataError(f"{path.stem}: {written} frames were decoded and the metadata tells of {shape[0]}.")
                 os.replace(part, path)
@@ -99,14 +99,25 @@ class FrameCache:
             part.unlink(missing_ok=True)
 
 
-def _write_frames(path: Path, shape: tuple[int, ...], pieces: Iterator[np.ndarray]) -> int:
+def _write_frames(path: Path, camera: str, shape: tuple[int, ...], pieces: Iterator[np.ndarray]) -> int:
     written = 0
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for piece in pieces:
+            if piece.shape[1:] != shape[1:]:
+                raise DataError(f"{camera}: decoded frames are {piece.shape[1:]} and the metadata says {shape[1:]}.")
             file.write(np.ascontiguousarray(piece).data)
             written += len(piece)
     return written
+
+
+def _holds(path: Path, shape: tuple[int, ...]) -> bool:
+    """Say whether the file holds frames of that shape: an earlier version wrote any size behind the header."""
+    try:
+        frames = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, ValueError):
+        return False
+    return frames.shape == shape and path.stat().st_size == frames.offset + frames.nbytes
 
 
 def _path(place: Path, camera: str) -> Path:

@@ -262,15 +262,21 @@ class LeRobotDataset:
 
     def _all_frames(self, key: str) -> Iterator[np.ndarray]:
         for entry in self.meta.episodes:
-            yield self._decode(key, entry, 0, entry.length)
+            frames, size = self._decode(key, entry, 0, entry.length), self._size(key)
+            if frames.shape[1:3] != size:
+                raise DataError(
+                    f"{entry.videos[key].path} has frames of {frames.shape[1]}x{frames.shape[2]} pixels (height x "
+                    f"width) and meta/info.json says {size[0]}x{size[1]} of {key!r}; mend info.json, record the "
+                    "episode anew, or read the videos themselves with frame_cache=null."
+                )
+            yield frames
 
     def _decode(self, key: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
         span = entry.videos[key]
         return video.decode(span.path, span.first_frame + start, count, self.fps)
 
     def _size(self, key: str) -> tuple[int, int]:
-        height, width = self.meta.features[key]["shape"][:2]
-        return int(height), int(width)
+        return video.stated_size(self.meta.features[key], f"{self.folder / 'meta' / 'info.json'}: {key!r}")
 
 
 def _load_annotations(path: Path) -> pa.Table:

@@ -51,6 +51,24 @@ def test_too_few_frames_leave_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
 
 
+def test_frames_of_another_size_than_the_metadatas_are_refused_and_leave_nothing_behind(tmp_path: Path) -> None:
+    cache = FrameCache(FrameCacheConfig(str(tmp_path)))
+    with pytest.raises(DataError, match=r"wrist: decoded frames are \(16, 16, 3\) and the metadata says \(3, 16, 3\)"):
+        cache.open("a" * 64, {"wrist": (1, 3, 16, 3)}, _black)
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_cached_file_of_more_or_fewer_bytes_than_its_header_says_is_decoded_anew(tmp_path: Path) -> None:
+    cache = FrameCache(FrameCacheConfig(str(tmp_path)))
+    cache.open("a" * 64, {"wrist": (1, 16, 16, 3)}, _black)
+    (file,) = tmp_path.rglob("wrist.npy")
+    whole = file.read_bytes()
+    for damaged in (whole + bytes(99), whole[:-99]):
+        file.write_bytes(damaged)
+        cache.open("a" * 64, {"wrist": (1, 16, 16, 3)}, _black)
+        assert file.read_bytes() == whole
+
+
 def _black(camera: str) -> Iterator[np.ndarray]:
     yield np.zeros((1, 16, 16, 3), np.uint8)
 
