@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
 from st4vla.platform.data import annotations, grounding, internvla_annotations, video
@@ -47,7 +48,7 @@ class LeRobotDataset:
         self.recorded_cameras = {name: short_name(key) for name, key in self.cameras.items()}
         self.statistics_key = config.statistics_key or str(self.meta.info.get("robot_type") or "default")
         self._ends = np.cumsum([entry.length for entry in self.meta.episodes])
-        self._annotation_tables: dict[Path, tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
+        self._annotation_tables: dict[tuple[Path, int], tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
 
     def __len__(self) -> int:
         """Give the number of frames."""
@@ -190,8 +191,8 @@ class LeRobotDataset:
         return annotations.checked(content, (width, height), f"{entry.annotation_path} row {row}")
 
     def annotation_table(self, entry: EpisodeEntry) -> pa.Table:
-        """Give the annotation rows of the file that holds the episode's, empty if there are none."""
-        return self._annotation_rows(entry)[0]
+        """Give the annotation rows of the episode, empty if there are none."""
+        return self._annotation_rows(entry)[0].filter(pc.field("episode_index") == entry.index)
 
     def grounding_samples(self, index: int, cameras: Sequence[str] = ()) -> list[GroundingSample]:
         """Give every question that frame `index` can answer, in the order of the cameras (all, unless named)."""
@@ -201,17 +202,6 @@ class LeRobotDataset:
             if note is not None:
                 asked += grounding.questions(self.image(index, camera), note, self.instruction(index))
         return asked
-
-    def grounding_sample(
-        self, index: int, config: grounding.GroundingConfig, rng: np.random.Generator
-    ) -> GroundingSample | None:
-        """Draw a camera evenly, then one question about frame `index`; None if it can answer none."""
-        names = [
-            camera for camera in config.cameras or tuple(self.cameras) if self.annotation(index, camera) is not None
-        ]
-        if not names:
-            return None
-        return grounding.choose(self.grounding_samples(index, [names[int(rng.integers(len(names)))]]), config, rng)
 
     def episode(self, index: int) -> Episode:
         """Read one whole episode, frames decoded, annotations where there are any."""
@@ -238,12 +228,16 @@ class LeRobotDataset:
         )
 
     def _annotation_rows(self, entry: EpisodeEntry) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
-        if entry.annotation_path not in self._annotation_tables:
-            table = self._foreign_annotations(entry) or _load_annotations(entry.annotation_path)
+        # A file of ours holds the rows of all its episodes; foreign ones are gathered an episode at a time.
+        whole, own = (entry.annotation_path, -1), (entry.annotation_path, entry.index)
+        known = self._annotation_tables
+        if whole not in known and own not in known:
+            foreign = self._foreign_annotations(entry)
+            table = _load_annotations(entry.annotation_path) if foreign is None else foreign
             rows = tuple(table[name].to_pylist() for name in ("episode_index", "frame_index", "camera"))
             places = {key: row for row, key in enumerate(zip(*rows, strict=True))}
-            self._annotation_tables[entry.annotation_path] = table, places
-        return self._annotation_tables[entry.annotation_path]
+            known[whole if foreign is None else own] = table, places
+        return known[whole] if whole in known else known[own]
 
     def _foreign_annotations(self, entry: EpisodeEntry) -> pa.Table | None:
         recorded = self.recorded_cameras.values()
