@@ -144,10 +144,19 @@ class LeRobotDataset:
         return entry, index - entry.first_frame
 
     def instruction(self, index: int) -> str:
-        """Give what the robot was told at frame `index`."""
+        """Give what the robot was told at frame `index`.
+
+        Raises:
+            DataError: neither the table of tasks nor the episode has a text.
+        """
         entry, _ = self.entry(index)
         number = int(self.columns.task_index[index])
-        return self.meta.tasks[number] if 0 <= number < len(self.meta.tasks) else entry.instruction
+        if not (text := self.meta.tasks.get(number) or entry.instruction):
+            raise DataError(
+                f"{self.meta.tasks_path} has no text of task_index {number}, and episode {entry.index} names none; "
+                "an episode without words cannot teach a language-guided policy: add its task."
+            )
+        return text
 
     def images(self, index: int) -> dict[str, np.ndarray]:
         """Give {camera: uint8 [H,W,3]} of one frame."""

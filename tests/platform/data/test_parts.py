@@ -22,7 +22,7 @@ from st4vla.platform.errors import ConfigError, DataError
 
 def meta_of(names: Any, width: int, key: str = "action", folder: Path = Path("set")) -> DatasetMeta:
     features = {key: {"dtype": "float32", "shape": [width], "names": names}}
-    return DatasetMeta(folder, "v2.1", {"features": features, "fps": 5}, [], [])
+    return DatasetMeta(folder, "v2.1", {"features": features, "fps": 5}, {}, [])
 
 
 def spans(meta: DatasetMeta, group: Any = "action") -> dict[str, tuple[int, int, str]]:
