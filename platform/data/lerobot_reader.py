@@ -1,7 +1,7 @@
 """Read LeRobot datasets, v2.0, v2.1 and v3.0, ours and other people's, as episodes and training samples."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.frame_cache import FrameCache
 from st4vla.platform.data.lerobot_config import DatasetConfig, choose_cameras, local_folder, short_name
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
-from st4vla.platform.data.parts import Part, choose_parts, layout
-from st4vla.platform.data.statistics import EmbodimentStatistics, Slice, Statistics
+from st4vla.platform.data.parts import Part, choose_parts, layout, may_end_in_gripper
+from st4vla.platform.data.statistics import ARM_WIDTH, EmbodimentStatistics, Slice, Statistics, check_openings
 from st4vla.platform.errors import ConfigError, DataError
 
 
@@ -89,6 +89,7 @@ class LeRobotDataset:
     @cached_property
     def columns(self) -> Columns:
         """Give the actions, states and task numbers of all frames, read at first use."""
+        self._check_named("openings", self.config.openings)
         return load_columns(self.meta, self.action_parts, self.state_parts, self.config.openings)
 
     @cached_property
@@ -113,28 +114,36 @@ class LeRobotDataset:
         What the dataset says of itself must be there and have the right widths; its quantiles may be approximations.
 
         Raises:
-            DataError: the dataset's own statistics are missing or have other widths than its columns.
+            DataError: the dataset's own statistics are missing or have other widths than its columns, or a gripper
+                that is told open from closed at 0.5 stays on one side of it.
         """
         stated_statistics_widths(self.meta)
         state = Statistics.of(self.columns.states) if self.columns.states is not None else None
         action, (action_slices, state_slices) = Statistics.of(self.columns.actions), self._slices()
-        return EmbodimentStatistics(self.statistics_key, action, state, action_slices, state_slices)
+        found = EmbodimentStatistics(self.statistics_key, action, state, action_slices, state_slices)
+        check_openings(found, str(self.folder))
+        return found
 
     def _slices(self) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
-        """Give how the parts of action and state are scaled where the settings say so, else ()."""
-        scaling, both = self.config.scaling, (self.action_parts, self.state_parts)
-        known = {part.name for parts in both for part in parts}
-        if unknown := sorted(set(scaling) - known):
+        """Give how the parts of action and state are scaled; () takes the default of `EmbodimentStatistics`."""
+        self._check_named("scaling", self.config.scaling)
+        # Seven joints are no arm with a gripper: the seventh would become open or closed.
+        width = sum(part.width for part in self.action_parts)
+        usual = width != ARM_WIDTH or may_end_in_gripper(self.action_parts)
+        return self._slices_of(self.action_parts, usual), self._slices_of(self.state_parts, True)
+
+    def _slices_of(self, parts: Sequence[Part], usual: bool) -> tuple[Slice, ...]:
+        scaling = self.config.scaling
+        if usual and not any(part.name in scaling for part in parts):
+            return ()
+        return tuple(Slice(part.name, start, end, scaling.get(part.name, "q99")) for part, start, end in layout(parts))
+
+    def _check_named(self, setting: str, names: Iterable[str]) -> None:
+        known = {part.name for part in (*self.action_parts, *self.state_parts)}
+        if unknown := sorted(set(names) - known):
             raise ConfigError(
-                f"scaling names {', '.join(unknown)}; {self.folder} is read as {', '.join(sorted(known))}."
+                f"{setting} names {', '.join(unknown)}; {self.folder} is read as {', '.join(sorted(known))}."
             )
-        slices = [
-            tuple(Slice(part.name, start, end, scaling.get(part.name, "q99")) for part, start, end in layout(parts))
-            if any(part.name in scaling for part in parts)
-            else ()
-            for parts in both
-        ]
-        return slices[0], slices[1]
 
     def entry(self, index: int) -> tuple[EpisodeEntry, int]:
         """Give the episode that frame `index` belongs to, and the frame's place in it."""

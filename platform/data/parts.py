@@ -126,6 +126,14 @@ def layout(parts: Sequence[Part]) -> Iterator[tuple[Part, int, int]]:
         start += part.width
 
 
+def may_end_in_gripper(parts: Sequence[Part]) -> bool:
+    """Say whether the last number of an action is a gripper's: by its part's name, or for lack of any name."""
+    last = parts[-1]
+    if last.name in ("all", "action", "other"):
+        return len(parts) == 1 or last.width == 1
+    return last.width == 1 and SORTS[0][1].search(last.name.lower()) is not None
+
+
 def _stated(meta: DatasetMeta, group: Group, stated: Mapping[str, Any], where: str) -> dict[str, Part]:
     found = {}
     for name, value in stated.items():
