@@ -1,6 +1,7 @@
 """Read LeRobot datasets, v2.0, v2.1 and v3.0, ours and other people's, as episodes and training samples."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,14 @@ from st4vla.platform.data import annotations, grounding, internvla_annotations, 
 from st4vla.platform.data.address import title_of
 from st4vla.platform.data.columns import Columns, load_columns, load_own_columns, stated_statistics_widths
 from st4vla.platform.data.episode import Episode
-from st4vla.platform.data.frame_cache import FrameCache
+from st4vla.platform.data.frame_cache import CachedFrames, FrameCache, Gap
 from st4vla.platform.data.lerobot_config import DatasetConfig, choose_cameras, local_folder, short_name
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
 from st4vla.platform.data.parts import Part, choose_parts, layout, may_end_in_gripper
 from st4vla.platform.data.statistics import ARM_WIDTH, EmbodimentStatistics, Slice, Statistics, check_openings
 from st4vla.platform.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 
 def open_dataset(
@@ -47,6 +50,7 @@ class LeRobotDataset:
         # The names that the frame cache and the annotations know are the recording's own, whatever a user calls them.
         self.recorded_cameras = {name: short_name(key) for name, key in self.cameras.items()}
         self.statistics_key = config.statistics_key or str(self.meta.info.get("robot_type") or "default")
+        self._kept_frames: Mapping[str, CachedFrames] | DataError | None = None
         self._ends = np.cumsum([entry.length for entry in self.meta.episodes])
         self._annotation_tables: dict[tuple[Path, int], tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
 
@@ -174,7 +178,9 @@ class LeRobotDataset:
     def image(self, index: int, camera: str) -> np.ndarray:
         """Give uint8 [H,W,3] of one frame of one camera."""
         if self._cache is not None:
-            return np.array(self._cached_frames[self.recorded_cameras[camera]][index])
+            frames = self._cached_frames[self.recorded_cameras[camera]]
+            if frames.holds(index):
+                return np.array(frames.pictures[index])
         entry, place = self.entry(index)
         return self._decode(self.cameras[camera], entry, place, 1)[0]
 
@@ -265,16 +271,34 @@ class LeRobotDataset:
         notes = internvla_annotations.read_annotations(entry, [*recorded], sizes)
         return annotations.to_table(notes, entry.index, entry.first_frame)
 
-    @cached_property
-    def _cached_frames(self) -> Mapping[str, np.ndarray]:
+    @property
+    def _cached_frames(self) -> Mapping[str, CachedFrames]:
+        if isinstance(self._kept_frames, DataError):
+            # Asking anew would decode the whole camera for every sample.
+            raise DataError(str(self._kept_frames)) from self._kept_frames
+        if self._kept_frames is None:
+            try:
+                self._kept_frames = self._open_cache()
+            except DataError as error:
+                self._kept_frames = error
+                raise
+        return self._kept_frames
+
+    def _open_cache(self) -> Mapping[str, CachedFrames]:
         assert self._cache is not None
         keys = {theirs: self.cameras[ours] for ours, theirs in self.recorded_cameras.items()}
         shapes = {theirs: (self.num_frames, *self._size(key), 3) for theirs, key in keys.items()}
         return self._cache.open(self.digest, shapes, lambda theirs: self._all_frames(keys[theirs]))
 
-    def _all_frames(self, key: str) -> Iterator[np.ndarray]:
+    def _all_frames(self, key: str) -> Iterator[np.ndarray | Gap]:
+        size = self._size(key)
         for entry in self.meta.episodes:
-            frames, size = self._decode(key, entry, 0, entry.length), self._size(key)
+            try:
+                frames = self._decode(key, entry, 0, entry.length)
+            except DataError as error:
+                log.warning("episode %d is left out of the frame cache: %s", entry.index, error)
+                yield Gap(entry.length)
+                continue
             if frames.shape[1:3] != size:
                 raise DataError(
                     f"{entry.videos[key].path} has frames of {frames.shape[1]}x{frames.shape[2]} pixels (height x "
