@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from st4vla.platform.data.disk import read_json
 from st4vla.platform.data.lerobot_features import COLUMN_PREFIX
 from st4vla.platform.data.lerobot_meta import DatasetMeta, read_table
-from st4vla.platform.data.parts import Part, offers
+from st4vla.platform.data.parts import Part, offers, width_of
 from st4vla.platform.errors import DataError
 
 
@@ -37,15 +38,16 @@ def load_columns(
         openings: by the name of a gripper's part, its values when closed and when open; they become 0 and 1.
 
     Raises:
-        DataError: a column is missing, an episode has too few rows, or a value is not finite; file, row and key named.
+        DataError: a column is missing, an episode has too few rows, a row is of another width than info.json says, or
+            a value is not finite; file, row and key named.
     """
     if not action_parts:
         raise DataError(f"{meta.folder} has no column 'action'; name the parts to act with: {offers(meta, 'action')}.")
     actions, states, tasks = [], [], []
     for path, entries in groupby(meta.episodes, key=lambda entry: entry.data_path):
         table = read_table(path)
-        columns = {part.key: _column(table, path, part.key) for part in (*action_parts, *state_parts)}
-        _check_widths(columns, (*action_parts, *state_parts), path)
+        keys = {part.key: width_of(meta, part.key) for part in (*action_parts, *state_parts)}
+        columns = {key: _column(table, path, key, width) for key, width in keys.items()}
         for entry in entries:
             rows = slice(entry.data_row, entry.data_row + entry.length)
             _check_rows(table, path, entry.index, rows)
@@ -108,26 +110,35 @@ def _stated(meta: DatasetMeta) -> tuple[Path, Mapping[str, Any]]:
     return path, read_json(path)
 
 
-def _column(table: pa.Table, path: Path, key: str) -> np.ndarray:
+def _column(table: pa.Table, path: Path, key: str, width: int) -> np.ndarray:
     if key not in table.column_names:
         raise DataError(f"{path} has no column {key!r}; it has {', '.join(table.column_names)}.")
     column = table[key].combine_chunks()
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise DataError(f"{path} row {row}: {key!r} is empty; drop the episode or record it anew.")
-    flat = column
+    flat, ends = column, np.arange(len(column) + 1)
     while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
+        lengths = pc.list_value_length(flat).fill_null(0).to_numpy(zero_copy_only=False)
+        ends = np.concatenate([[0], np.cumsum(lengths)])[ends]
         flat = flat.flatten()
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
-    if len(values) % max(len(column), 1):
-        raise DataError(f"{path}: the rows of {key!r} have different widths; record the episode anew.")
-    values = values.reshape(len(column), -1)
+    _check_widths(np.diff(ends), width, path, key)
+    values = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), width)
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         raise DataError(
             f"{path} row {bad[0][0]}: {key!r} is {values[tuple(bad[0])]}; drop the episode or record it anew."
         )
     return values
+
+
+def _check_widths(seen: np.ndarray, width: int, path: Path, key: str) -> None:
+    odd = np.flatnonzero(seen != width)
+    if len(odd):
+        remedy = "meta/ describes other data: copy the dataset again" if len(odd) == len(seen) else "record it anew"
+        raise DataError(
+            f"{path} row {odd[0]}: {key!r} has {seen[odd[0]]} numbers and info.json says {width}; {remedy}."
+        )
 
 
 def _check_rows(table: pa.Table, path: Path, episode: int, rows: slice) -> None:
@@ -140,15 +151,6 @@ def _check_rows(table: pa.Table, path: Path, episode: int, rows: slice) -> None:
         seen = set(table["episode_index"][rows.start : rows.stop].to_pylist())
         if seen != {episode}:
             raise DataError(f"{path} rows {rows.start}..{rows.stop - 1} are of episodes {sorted(seen)}, not {episode}.")
-
-
-def _check_widths(columns: Mapping[str, np.ndarray], parts: Sequence[Part], path: Path) -> None:
-    for part in parts:
-        if part.end > columns[part.key].shape[1]:
-            raise DataError(
-                f"{path}: {part.key!r} has rows of width {columns[part.key].shape[1]}, and part {part.name!r} of it "
-                f"ends at {part.end}; meta/ describes other data: copy the dataset again."
-            )
 
 
 def _join(

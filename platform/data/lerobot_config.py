@@ -26,7 +26,7 @@ class DatasetConfig:
         camera_names: {our name: the dataset's short name} of cameras that are called otherwise here.
         parts: named parts as modality.json keeps them, in its place.
         scaling: {part of the action or the state: how it is scaled}; parts not named take "q99", but without any the
-            usual scaling of `EmbodimentStatistics` is taken.
+            usual scaling of `EmbodimentStatistics` is taken, for seven numbers if the last may be a gripper.
         openings: {gripper's part: [its value when closed, its value when open]}, which become 0 and 1.
         action_form: what the actions are; "" where it is not stated, and pauses are looked for as in deltas.
         rotation: what an arm's rotations are, "vector" or "euler"; "" where it is not stated.

@@ -66,12 +66,12 @@ class EpisodeEntry:
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """The metadata of a dataset: `info` is info.json as it stands, `tasks` the texts in order of their index."""
+    """The metadata of a dataset: `info` is info.json as it stands, `tasks` {task_index: text}, gaps and all."""
 
     folder: Path
     version: str
     info: Mapping[str, Any]
-    tasks: Sequence[str]
+    tasks: Mapping[int, str]
     episodes: Sequence[EpisodeEntry]
 
     @property
@@ -83,6 +83,11 @@ class DatasetMeta:
     def fps(self) -> int:
         """Give the frames per second."""
         return self.info["fps"]
+
+    @property
+    def tasks_path(self) -> Path:
+        """Give the file of the task texts."""
+        return self.folder / "meta" / ("tasks.parquet" if self.version == "v3.0" else "tasks.jsonl")
 
     @property
     def video_keys(self) -> tuple[str, ...]:
@@ -137,10 +142,13 @@ def annotation_path(folder: Path, version: str, chunk: int, file: int) -> Path:
     return folder / "annotations" / f"chunk-{chunk:03d}" / f"{name}.parquet"
 
 
-def _read_v2(folder: Path, info: Mapping[str, Any]) -> tuple[list[str], list[EpisodeEntry]]:
-    tasks = [
-        row["task"] for row in sorted(read_json_lines(folder / "meta/tasks.jsonl"), key=lambda row: row["task_index"])
-    ]
+def number_of(tasks: Mapping[int, str], text: str) -> int | None:
+    """Give the task_index of a text, None if it has none."""
+    return next((number for number, task in tasks.items() if task == text), None)
+
+
+def _read_v2(folder: Path, info: Mapping[str, Any]) -> tuple[dict[int, str], list[EpisodeEntry]]:
+    tasks = {row["task_index"]: row["task"] for row in read_json_lines(folder / "meta/tasks.jsonl")}
     stats_path = folder / "meta" / "episodes_stats.jsonl"
     stats = {row["episode_index"]: row["stats"] for row in read_json_lines(stats_path)} if stats_path.exists() else {}
     entries: list[EpisodeEntry] = []
@@ -159,10 +167,10 @@ def _read_v2(folder: Path, info: Mapping[str, Any]) -> tuple[list[str], list[Epi
     return tasks, entries
 
 
-def _read_v30(folder: Path, info: Mapping[str, Any]) -> tuple[list[str], list[EpisodeEntry]]:
+def _read_v30(folder: Path, info: Mapping[str, Any]) -> tuple[dict[int, str], list[EpisodeEntry]]:
     paths = sorted((folder / "meta" / "episodes").glob("*/*.parquet"))
     rows = sorted((row for path in paths for row in read_table(path).to_pylist()), key=lambda row: row["episode_index"])
-    tasks = _read_v30_tasks(folder) if rows else []
+    tasks = _read_v30_tasks(folder) if rows else {}
     entries: list[EpisodeEntry] = []
     first_of_file: dict[tuple[int, int], int] = {}
     for row in rows:
@@ -178,7 +186,7 @@ def _read_v30(folder: Path, info: Mapping[str, Any]) -> tuple[list[str], list[Ep
     return tasks, entries
 
 
-def _read_v30_tasks(folder: Path) -> list[str]:
+def _read_v30_tasks(folder: Path) -> dict[int, str]:
     rows = read_table(folder / "meta" / "tasks.parquet").to_pylist()
     # lerobot keeps the text as the pandas index, whose column is "task" or, in older files, unnamed.
     name = next((key for key in ("task", "__index_level_0__") if rows and key in rows[0]), None)
@@ -186,7 +194,7 @@ def _read_v30_tasks(folder: Path) -> list[str]:
         raise DataError(
             f"{folder / 'meta/tasks.parquet'} has no column of task texts; it has {list(rows[0]) if rows else []}."
         )
-    return [row[name] for row in sorted(rows, key=lambda row: row["task_index"])]
+    return {row["task_index"]: row[name] for row in rows}
 
 
 def _v30_span(folder: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str) -> VideoSpan:

@@ -1,24 +1,28 @@
 """Read LeRobot datasets, v2.0, v2.1 and v3.0, ours and other people's, as episodes and training samples."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from st4vla.platform.contracts import ActionSample, FrameAnnotation, GroundingSample
 from st4vla.platform.data import annotations, grounding, internvla_annotations, video
 from st4vla.platform.data.address import title_of
 from st4vla.platform.data.columns import Columns, load_columns, load_own_columns, stated_statistics_widths
 from st4vla.platform.data.episode import Episode
-from st4vla.platform.data.frame_cache import FrameCache
+from st4vla.platform.data.frame_cache import CachedFrames, FrameCache, Gap
 from st4vla.platform.data.lerobot_config import DatasetConfig, choose_cameras, local_folder, short_name
 from st4vla.platform.data.lerobot_meta import DatasetMeta, EpisodeEntry, read_meta, read_table
-from st4vla.platform.data.parts import Part, choose_parts, layout
-from st4vla.platform.data.statistics import EmbodimentStatistics, Slice, Statistics
+from st4vla.platform.data.parts import Part, choose_parts, layout, may_end_in_gripper
+from st4vla.platform.data.statistics import ARM_WIDTH, EmbodimentStatistics, Slice, Statistics, check_openings
 from st4vla.platform.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 
 def open_dataset(
@@ -46,8 +50,9 @@ class LeRobotDataset:
         # The names that the frame cache and the annotations know are the recording's own, whatever a user calls them.
         self.recorded_cameras = {name: short_name(key) for name, key in self.cameras.items()}
         self.statistics_key = config.statistics_key or str(self.meta.info.get("robot_type") or "default")
+        self._kept_frames: Mapping[str, CachedFrames] | DataError | None = None
         self._ends = np.cumsum([entry.length for entry in self.meta.episodes])
-        self._annotation_tables: dict[Path, tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
+        self._annotation_tables: dict[tuple[Path, int], tuple[pa.Table, dict[tuple[int, int, str], int]]] = {}
 
     def __len__(self) -> int:
         """Give the number of frames."""
@@ -88,6 +93,7 @@ class LeRobotDataset:
     @cached_property
     def columns(self) -> Columns:
         """Give the actions, states and task numbers of all frames, read at first use."""
+        self._check_named("openings", self.config.openings)
         return load_columns(self.meta, self.action_parts, self.state_parts, self.config.openings)
 
     @cached_property
@@ -112,28 +118,36 @@ class LeRobotDataset:
         What the dataset says of itself must be there and have the right widths; its quantiles may be approximations.
 
         Raises:
-            DataError: the dataset's own statistics are missing or have other widths than its columns.
+            DataError: the dataset's own statistics are missing or have other widths than its columns, or a gripper
+                that is told open from closed at 0.5 stays on one side of it.
         """
         stated_statistics_widths(self.meta)
         state = Statistics.of(self.columns.states) if self.columns.states is not None else None
         action, (action_slices, state_slices) = Statistics.of(self.columns.actions), self._slices()
-        return EmbodimentStatistics(self.statistics_key, action, state, action_slices, state_slices)
+        found = EmbodimentStatistics(self.statistics_key, action, state, action_slices, state_slices)
+        check_openings(found, str(self.folder))
+        return found
 
     def _slices(self) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
-        """Give how the parts of action and state are scaled where the settings say so, else ()."""
-        scaling, both = self.config.scaling, (self.action_parts, self.state_parts)
-        known = {part.name for parts in both for part in parts}
-        if unknown := sorted(set(scaling) - known):
+        """Give how the parts of action and state are scaled; () takes the default of `EmbodimentStatistics`."""
+        self._check_named("scaling", self.config.scaling)
+        # Seven joints are no arm with a gripper: the seventh would become open or closed.
+        width = sum(part.width for part in self.action_parts)
+        usual = width != ARM_WIDTH or may_end_in_gripper(self.action_parts)
+        return self._slices_of(self.action_parts, usual), self._slices_of(self.state_parts, True)
+
+    def _slices_of(self, parts: Sequence[Part], usual: bool) -> tuple[Slice, ...]:
+        scaling = self.config.scaling
+        if usual and not any(part.name in scaling for part in parts):
+            return ()
+        return tuple(Slice(part.name, start, end, scaling.get(part.name, "q99")) for part, start, end in layout(parts))
+
+    def _check_named(self, setting: str, names: Iterable[str]) -> None:
+        known = {part.name for part in (*self.action_parts, *self.state_parts)}
+        if unknown := sorted(set(names) - known):
             raise ConfigError(
-                f"scaling names {', '.join(unknown)}; {self.folder} is read as {', '.join(sorted(known))}."
+                f"{setting} names {', '.join(unknown)}; {self.folder} is read as {', '.join(sorted(known))}."
             )
-        slices = [
-            tuple(Slice(part.name, start, end, scaling.get(part.name, "q99")) for part, start, end in layout(parts))
-            if any(part.name in scaling for part in parts)
-            else ()
-            for parts in both
-        ]
-        return slices[0], slices[1]
 
     def entry(self, index: int) -> tuple[EpisodeEntry, int]:
         """Give the episode that frame `index` belongs to, and the frame's place in it."""
@@ -143,10 +157,19 @@ class LeRobotDataset:
         return entry, index - entry.first_frame
 
     def instruction(self, index: int) -> str:
-        """Give what the robot was told at frame `index`."""
+        """Give what the robot was told at frame `index`.
+
+        Raises:
+            DataError: neither the table of tasks nor the episode has a text.
+        """
         entry, _ = self.entry(index)
         number = int(self.columns.task_index[index])
-        return self.meta.tasks[number] if 0 <= number < len(self.meta.tasks) else entry.instruction
+        if not (text := self.meta.tasks.get(number) or entry.instruction):
+            raise DataError(
+                f"{self.meta.tasks_path} has no text of task_index {number}, and episode {entry.index} names none; "
+                "an episode without words cannot teach a language-guided policy: add its task."
+            )
+        return text
 
     def images(self, index: int) -> dict[str, np.ndarray]:
         """Give {camera: uint8 [H,W,3]} of one frame."""
@@ -155,7 +178,9 @@ class LeRobotDataset:
     def image(self, index: int, camera: str) -> np.ndarray:
         """Give uint8 [H,W,3] of one frame of one camera."""
         if self._cache is not None:
-            return np.array(self._cached_frames[self.recorded_cameras[camera]][index])
+            frames = self._cached_frames[self.recorded_cameras[camera]]
+            if frames.holds(index):
+                return np.array(frames.pictures[index])
         entry, place = self.entry(index)
         return self._decode(self.cameras[camera], entry, place, 1)[0]
 
@@ -190,8 +215,8 @@ class LeRobotDataset:
         return annotations.checked(content, (width, height), f"{entry.annotation_path} row {row}")
 
     def annotation_table(self, entry: EpisodeEntry) -> pa.Table:
-        """Give the annotation rows of the file that holds the episode's, empty if there are none."""
-        return self._annotation_rows(entry)[0]
+        """Give the annotation rows of the episode, empty if there are none."""
+        return self._annotation_rows(entry)[0].filter(pc.field("episode_index") == entry.index)
 
     def grounding_samples(self, index: int, cameras: Sequence[str] = ()) -> list[GroundingSample]:
         """Give every question that frame `index` can answer, in the order of the cameras (all, unless named)."""
@@ -201,17 +226,6 @@ class LeRobotDataset:
             if note is not None:
                 asked += grounding.questions(self.image(index, camera), note, self.instruction(index))
         return asked
-
-    def grounding_sample(
-        self, index: int, config: grounding.GroundingConfig, rng: np.random.Generator
-    ) -> GroundingSample | None:
-        """Draw a camera evenly, then one question about frame `index`; None if it can answer none."""
-        names = [
-            camera for camera in config.cameras or tuple(self.cameras) if self.annotation(index, camera) is not None
-        ]
-        if not names:
-            return None
-        return grounding.choose(self.grounding_samples(index, [names[int(rng.integers(len(names)))]]), config, rng)
 
     def episode(self, index: int) -> Episode:
         """Read one whole episode, frames decoded, annotations where there are any."""
@@ -238,12 +252,16 @@ class LeRobotDataset:
         )
 
     def _annotation_rows(self, entry: EpisodeEntry) -> tuple[pa.Table, dict[tuple[int, int, str], int]]:
-        if entry.annotation_path not in self._annotation_tables:
-            table = self._foreign_annotations(entry) or _load_annotations(entry.annotation_path)
+        # A file of ours holds the rows of all its episodes; foreign ones are gathered an episode at a time.
+        whole, own = (entry.annotation_path, -1), (entry.annotation_path, entry.index)
+        known = self._annotation_tables
+        if whole not in known and own not in known:
+            foreign = self._foreign_annotations(entry)
+            table = _load_annotations(entry.annotation_path) if foreign is None else foreign
             rows = tuple(table[name].to_pylist() for name in ("episode_index", "frame_index", "camera"))
             places = {key: row for row, key in enumerate(zip(*rows, strict=True))}
-            self._annotation_tables[entry.annotation_path] = table, places
-        return self._annotation_tables[entry.annotation_path]
+            known[whole if foreign is None else own] = table, places
+        return known[whole] if whole in known else known[own]
 
     def _foreign_annotations(self, entry: EpisodeEntry) -> pa.Table | None:
         recorded = self.recorded_cameras.values()
@@ -253,24 +271,48 @@ class LeRobotDataset:
         notes = internvla_annotations.read_annotations(entry, [*recorded], sizes)
         return annotations.to_table(notes, entry.index, entry.first_frame)
 
-    @cached_property
-    def _cached_frames(self) -> Mapping[str, np.ndarray]:
+    @property
+    def _cached_frames(self) -> Mapping[str, CachedFrames]:
+        if isinstance(self._kept_frames, DataError):
+            # Asking anew would decode the whole camera for every sample.
+            raise DataError(str(self._kept_frames)) from self._kept_frames
+        if self._kept_frames is None:
+            try:
+                self._kept_frames = self._open_cache()
+            except DataError as error:
+                self._kept_frames = error
+                raise
+        return self._kept_frames
+
+    def _open_cache(self) -> Mapping[str, CachedFrames]:
         assert self._cache is not None
         keys = {theirs: self.cameras[ours] for ours, theirs in self.recorded_cameras.items()}
         shapes = {theirs: (self.num_frames, *self._size(key), 3) for theirs, key in keys.items()}
         return self._cache.open(self.digest, shapes, lambda theirs: self._all_frames(keys[theirs]))
 
-    def _all_frames(self, key: str) -> Iterator[np.ndarray]:
+    def _all_frames(self, key: str) -> Iterator[np.ndarray | Gap]:
+        size = self._size(key)
         for entry in self.meta.episodes:
-            yield self._decode(key, entry, 0, entry.length)
+            try:
+                frames = self._decode(key, entry, 0, entry.length)
+            except DataError as error:
+                log.warning("episode %d is left out of the frame cache: %s", entry.index, error)
+                yield Gap(entry.length)
+                continue
+            if frames.shape[1:3] != size:
+                raise DataError(
+                    f"{entry.videos[key].path} has frames of {frames.shape[1]}x{frames.shape[2]} pixels (height x "
+                    f"width) and meta/info.json says {size[0]}x{size[1]} of {key!r}; mend info.json, record the "
+                    "episode anew, or read the videos themselves with frame_cache=null."
+                )
+            yield frames
 
     def _decode(self, key: str, entry: EpisodeEntry, start: int, count: int) -> np.ndarray:
         span = entry.videos[key]
         return video.decode(span.path, span.first_frame + start, count, self.fps)
 
     def _size(self, key: str) -> tuple[int, int]:
-        height, width = self.meta.features[key]["shape"][:2]
-        return int(height), int(width)
+        return video.stated_size(self.meta.features[key], f"{self.folder / 'meta' / 'info.json'}: {key!r}")
 
 
 def _load_annotations(path: Path) -> pa.Table:

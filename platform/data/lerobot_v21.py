@@ -15,7 +15,7 @@ from st4vla.platform.data.lerobot_features import (
     episode_statistics,
     merge_statistics,
 )
-from st4vla.platform.data.lerobot_meta import DatasetMeta, annotation_path, extra_row
+from st4vla.platform.data.lerobot_meta import DatasetMeta, annotation_path, extra_row, number_of
 from st4vla.platform.data.parquet import parquet_bytes
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
@@ -31,7 +31,7 @@ class LayoutV21:
     def __init__(self, folder: Path, recording: Recording, robot_type: str, meta: DatasetMeta | None) -> None:
         self.folder, self.recording, self.robot_type = folder, recording, robot_type
         self.num_frames = sum(entry.length for entry in meta.episodes) if meta else 0
-        self.tasks = list(meta.tasks) if meta else []
+        self.tasks = dict(meta.tasks) if meta else {}
         self.spec_ids = [entry.spec_id for entry in meta.episodes] if meta else []
         self._stats = merge_statistics([entry.stats for entry in meta.episodes]) if meta else {}
         self._unfinished = False
@@ -64,10 +64,12 @@ class LayoutV21:
         self._unfinished = False
 
     def _task_index(self, instruction: str) -> int:
-        if instruction not in self.tasks:
-            self._append("tasks.jsonl", {"task_index": len(self.tasks), "task": instruction})
-            self.tasks.append(instruction)
-        return self.tasks.index(instruction)
+        if (number := number_of(self.tasks, instruction)) is not None:
+            return number
+        number = max(self.tasks, default=-1) + 1
+        self._append("tasks.jsonl", {"task_index": number, "task": instruction})
+        self.tasks[number] = instruction
+        return number
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         append_line(self.folder / "meta" / name, json.dumps(row))

@@ -23,7 +23,14 @@ from st4vla.platform.data.lerobot_features import (
     episode_statistics,
     merge_statistics,
 )
-from st4vla.platform.data.lerobot_meta import FACTS_KEY, DatasetMeta, annotation_path, extra_row, read_table
+from st4vla.platform.data.lerobot_meta import (
+    FACTS_KEY,
+    DatasetMeta,
+    annotation_path,
+    extra_row,
+    number_of,
+    read_table,
+)
 from st4vla.platform.data.parquet import parquet_bytes
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -49,7 +56,7 @@ class LayoutV30:
         self.folder, self.recording, self.robot_type = folder, recording, robot_type
         self.episodes_per_file, self.file_mb = episodes_per_file, file_mb
         self.num_frames = sum(entry.length for entry in meta.episodes) if meta else 0
-        self.tasks = list(meta.tasks) if meta else []
+        self.tasks = dict(meta.tasks) if meta else {}
         self.spec_ids = [entry.spec_id for entry in meta.episodes] if meta else []
         self._stats = merge_statistics([entry.stats for entry in meta.episodes]) if meta else {}
         self._chunk, self._file = 0, 0
@@ -109,12 +116,14 @@ class LayoutV30:
         return row | extra_row(episode)
 
     def _task_index(self, instruction: str) -> int:
-        if instruction not in self.tasks:
-            tasks = [*self.tasks, instruction]
-            table = pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task"))
-            write_file(self.folder / "meta" / "tasks.parquet", table.to_parquet())
-            self.tasks = tasks
-        return self.tasks.index(instruction)
+        if (number := number_of(self.tasks, instruction)) is not None:
+            return number
+        number = max(self.tasks, default=-1) + 1
+        tasks = {**self.tasks, number: instruction}
+        table = pd.DataFrame({"task_index": list(tasks)}, index=pd.Index(list(tasks.values()), name="task"))
+        write_file(self.folder / "meta" / "tasks.parquet", table.to_parquet())
+        self.tasks = tasks
+        return number
 
     def _is_full(self) -> bool:
         paths = [self._path(DATA_PATH)] + [

@@ -163,6 +163,7 @@ class Loader:
             yield start, batch
 
     def _load(self, position: int) -> Any:
+        last: DataError | None = None
         for redraw in range(MAX_REDRAWS):
             draw = self.mixture.at(position, redraw)
             source = self.mixture.sources[draw.source]
@@ -171,7 +172,11 @@ class Loader:
                 return source.load(draw.item, np.random.default_rng(draw.seed))
             except DataError as error:
                 self._count(source.name, draw.item, error)
-        raise DataError(f"{MAX_REDRAWS} samples in a row could not be read; mend or leave out {list(self.unreadable)}.")
+                last = error
+        raise DataError(
+            f"{MAX_REDRAWS} samples in a row could not be read; mend or leave out {list(self.unreadable)}. "
+            f"The last one: {last}"
+        ) from last
 
     def _count(self, name: str, item: int, error: DataError) -> None:
         self.unreadable[name] = self.unreadable.get(name, 0) + 1

@@ -103,12 +103,12 @@ def choose_parts(
     named = named_parts(meta, group, given)
     if not wanted:
         key = DEFAULTS[group]
-        return _covering(named, key, _width(meta, key)) if key in meta.features else []
+        return _covering(named, key, width_of(meta, key)) if key in meta.features else []
     chosen = []
     for name in wanted:
         if name not in named and name not in meta.features:
             raise DataError(f"{meta.folder} has no {group} {name!r}; it has {offers(meta, group, given)}.")
-        chosen.append(named[name] if name in named else Part(name, name, 0, _width(meta, name)))
+        chosen.append(named[name] if name in named else Part(name, name, 0, width_of(meta, name)))
     return chosen
 
 
@@ -116,6 +116,11 @@ def offers(meta: DatasetMeta, group: Group, given: Mapping[str, Any] | None = No
     """List what can be chosen: parts first, then columns."""
     named = list(named_parts(meta, group, given))
     return ", ".join(named + [key for key in meta.features if group in key and key not in named]) or "none"
+
+
+def width_of(meta: DatasetMeta, key: str) -> int:
+    """Give how many numbers of a feature info.json says a row has."""
+    return int(np.prod(meta.features[key]["shape"]))
 
 
 def layout(parts: Sequence[Part]) -> Iterator[tuple[Part, int, int]]:
@@ -126,6 +131,14 @@ def layout(parts: Sequence[Part]) -> Iterator[tuple[Part, int, int]]:
         start += part.width
 
 
+def may_end_in_gripper(parts: Sequence[Part]) -> bool:
+    """Say whether the last number of an action is a gripper's: by its part's name, or for lack of any name."""
+    last = parts[-1]
+    if last.name in ("all", "action", "other"):
+        return len(parts) == 1 or last.width == 1
+    return last.width == 1 and SORTS[0][1].search(last.name.lower()) is not None
+
+
 def _stated(meta: DatasetMeta, group: Group, stated: Mapping[str, Any], where: str) -> dict[str, Part]:
     found = {}
     for name, value in stated.items():
@@ -133,7 +146,7 @@ def _stated(meta: DatasetMeta, group: Group, stated: Mapping[str, Any], where: s
         start, end = value.get("start"), value.get("end")
         if key not in meta.features:
             raise DataError(f"{where}: {group} part {name!r} is of column {key!r}, which {meta.folder} does not have.")
-        width = _width(meta, key)
+        width = width_of(meta, key)
         if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= width):
             raise DataError(
                 f"{where}: {group} part {name!r} runs from {start} to {end} of column {key!r}, which has {width} "
@@ -179,7 +192,3 @@ def _element_names(feature: Mapping[str, Any]) -> list[str]:
 
 def _number(count: int) -> str:
     return f"_{count}" if count > 1 else ""
-
-
-def _width(meta: DatasetMeta, key: str) -> int:
-    return int(np.prod(meta.features[key]["shape"]))

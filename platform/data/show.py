@@ -138,8 +138,7 @@ def _count(dataset: LeRobotDataset, task: str) -> int:
 
 
 def _annotated(dataset: LeRobotDataset) -> int:
-    paths = {entry.annotation_path: entry for entry in dataset.meta.episodes}
-    return sum(len(dataset.annotation_table(entry)) for entry in paths.values())
+    return sum(len(dataset.annotation_table(entry)) for entry in dataset.meta.episodes)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

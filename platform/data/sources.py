@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
 from st4vla.platform.data.grounding import KINDS, GroundingConfig, choose
@@ -63,7 +62,6 @@ class GroundingSource:
     def _answerable(self, episode: int) -> list[tuple[int, str]]:
         entry = self.dataset.meta.episodes[episode]
         table = self.dataset.annotation_table(entry)
-        table = table.filter(pc.field("episode_index") == entry.index)
         if not len(table):
             return []
         points = table["point_names"].to_pylist()

@@ -129,7 +129,7 @@ class EmbodimentStatistics:
         key: name of the embodiment, e.g. "tabletop_panda"; the statistics key of policies and samples.
         action, state: the summaries; no state where the recordings have none.
         action_slices, state_slices: how each part is scaled; () takes the default, which is `arm_action_slices` for a
-            7-D action and one "q99" slice over everything else.
+            7-D action and one "q99" slice over everything else. Who knows that a 7-D action ends in no gripper says so.
     """
 
     key: str
@@ -189,6 +189,23 @@ def read_statistics(path: Path) -> dict[str, EmbodimentStatistics]:
     """
     content = read_json(path)
     return {key: EmbodimentStatistics.from_json(key, one, f"{path} [{key}]") for key, one in content.items()}
+
+
+def check_openings(statistics: EmbodimentStatistics, where: str) -> None:
+    """Raise DataError where what is told apart at 0.5 changes but stays on one side: it would become a constant."""
+    summaries = {"action": (statistics.action, statistics.action_slices)}
+    if statistics.state is not None:
+        summaries["state"] = statistics.state, statistics.state_slices
+    for what, (stats, slices) in summaries.items():
+        for part in slices:
+            for place in range(part.start, part.end) if part.mode in ("binary", "zero_one") else ():
+                low, high = stats.min[place], stats.max[place]
+                if low < high and not low < 0.5 <= high:
+                    raise DataError(
+                        f"{where}: number {place} of the {what} runs from {low:g} to {high:g} and is scaled as "
+                        f"{part.mode}, open from 0.5 on, so it would never change; give its part its values "
+                        f"[closed, open] with the option openings, or another form with the option scaling."
+                    )
 
 
 class Normalizer:

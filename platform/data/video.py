@@ -5,7 +5,7 @@ frames, so that a random frame costs a few decoded ones, and so that streams of 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -122,6 +122,34 @@ def describe(height: int, width: int, fps: int) -> dict[str, Any]:
         "video.channels": 3,
         "has_audio": False,
     }
+
+
+def stated_size(feature: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """Give the (height, width) that `info.json` states of a video feature, channels first or last.
+
+    Args:
+        feature: its row of the feature table.
+        where: what an error names.
+
+    Raises:
+        DataError: neither the names, nor a side of 3, nor its `info` tell which numbers are meant.
+    """
+    shape, names = [int(side) for side in feature.get("shape") or ()], feature.get("names")
+    if isinstance(names, list) and len(names) == len(shape) and {"height", "width"} <= {*names}:
+        height, width = shape[names.index("height")], shape[names.index("width")]
+        # Some datasets name the sides of [3,H,W] in the order H, W, C: no picture is 3 pixels high.
+        if 3 not in (height, width):
+            return height, width
+    if len(shape) == 3 and 3 in (shape[0], shape[-1]):
+        return (shape[0], shape[1]) if shape[-1] == 3 else (shape[1], shape[2])
+    # LeRobot v2.0 called it video_info.
+    info = feature.get("info") or feature.get("video_info") or {}
+    if "video.height" in info and "video.width" in info:
+        return int(info["video.height"]), int(info["video.width"])
+    raise DataError(
+        f"{where} has shape {shape} and names {names}; expected a height, a width and 3 channels in either order: "
+        "mend the feature's shape or names in meta/info.json."
+    )
 
 
 def _frames_from(path: Path, start: int, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:

@@ -1,12 +1,13 @@
 """Measure a policy under training on held-out samples: answers, open-loop actions, and how the two losses pull."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
-from st4vla.platform.errors import ConfigError
+from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.train.drawings import DRAWINGS, Gallery, chosen
@@ -17,6 +18,7 @@ from st4vla.platform.train.similarity import compare_objectives
 from st4vla.platform.train.sources import LeRobotSource, Sources, TrainingSource
 from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
 
+logger = logging.getLogger(__name__)
 MOST_CHUNKS = 32
 
 
@@ -91,14 +93,18 @@ def gallery(job: StageJob, sources: Sources, asked: Sequence[GroundingSample], w
 
 
 def held_out_episode(sources: Sequence[TrainingSource]) -> tuple[list[ActionSample], str]:
-    """Give the chunks of the first held-out episode, one after the other, and what to call it.
+    """Give the chunks of the first held-out episode that can be read, one after the other, and what to call it.
 
     There are none where no source is a recording with an episode held out.
     """
     for source in sources:
-        if isinstance(source, LeRobotSource) and source.held_out:
-            entry, chunk = source.dataset.meta.episodes[source.held_out[0]], source.reading.chunk_length
+        for index in source.held_out if isinstance(source, LeRobotSource) else ():
+            entry, chunk = source.dataset.meta.episodes[index], source.reading.chunk_length
             frames = range(entry.first_frame, entry.first_frame + entry.length, chunk)[:MOST_CHUNKS]
-            chunks = [source.dataset.action_sample(frame, chunk) for frame in frames]
+            try:
+                chunks = [source.dataset.action_sample(frame, chunk) for frame in frames]
+            except DataError as error:
+                logger.warning("held-out episode %d of %s is not drawn: %s", entry.index, source.name, error)
+                continue
             return chunks, f"{source.name}, episode {entry.index}"
     return [], ""

@@ -1,18 +1,18 @@
 """Say what a stage is to do, and check before any worker starts that it can be done."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from st4vla.platform.checkpoint import read_policy_yaml
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.train.config import TrainConfig
-from st4vla.platform.train.sources import ReadingConfig, SourceConfig, Sources
+from st4vla.platform.train.source_config import load_first
+from st4vla.platform.train.sources import LeRobotSource, ReadingConfig, SourceConfig, Sources
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +74,38 @@ def check_job(job: StageJob) -> Sources:
         ConfigError, DataError, CheckpointError: naming what was seen, what was expected and the next step.
     """
     sources = open_sources(job)
+    check_rates([source for source in sources.robot if isinstance(source, LeRobotSource)], job.policy.control_hz)
+    sources.statistics()
     for source in sources.robot:
-        sample = source.robot().load(0, np.random.default_rng(0))
+        sample = load_first(source.robot())
         check_width(source.name, "action", sample.actions.shape[-1], job.policy.action_dim)
         if job.policy.state_dim:
             check_width(source.name, "state", 0 if sample.state is None else len(sample.state), job.policy.state_dim)
     if job.parent:
         parent_kinship(job.parent, job.policy)
     return sources
+
+
+def check_rates(recordings: Sequence[LeRobotSource], meant: float) -> None:
+    """Hold the recordings' frames a second against the control rate that the policy will be served at.
+
+    Raises:
+        ConfigError: no dataset has that rate.
+    """
+    apart = [one for one in recordings if not math.isclose(one.dataset.fps, meant, rel_tol=1e-3)]
+    listed = ", ".join(f"{one.name} at {one.dataset.fps:g} Hz" for one in apart)
+    if apart and len(apart) == len(recordings):
+        raise ConfigError(
+            f"policy.control_hz is {meant:g} and the data was recorded otherwise: {listed}; an action would be held "
+            f"for another time than the demonstrated one. Set policy.control_hz={apart[0].dataset.fps:g} (of an "
+            "imported policy when it is imported, with settings={control_hz: ...}), or name other data."
+        )
+    if apart:
+        logger.warning(
+            "policy.control_hz is %g, and actions of %s are learned as they are: they mean another time there",
+            meant,
+            listed,
+        )
 
 
 def check_width(name: str, what: str, seen: int, expected: int) -> None:

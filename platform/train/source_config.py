@@ -1,5 +1,6 @@
 """What every source of samples has in common: how it is named, how it is read, and what training asks of it."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +14,10 @@ from st4vla.platform.data.mixture import Source
 from st4vla.platform.data.picture_formats import OPENERS
 from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.data.statistics import EmbodimentStatistics
+from st4vla.platform.errors import DataError
 from st4vla.platform.train.config import require
+
+logger = logging.getLogger(__name__)
 
 # Which episodes are held out must not depend on a run's seed: stage 2 would validate on what stage 1 trained on.
 SPLIT_SEED = 0
@@ -102,7 +106,34 @@ class ReadingConfig:
 
 
 def load_spread(source: Source, count: int) -> list[Any]:
-    """Load up to `count` items of a source, evenly spread, the same ones each time."""
+    """Load up to `count` items of a source, evenly spread, the same ones each time; unreadable ones are left out.
+
+    Raises:
+        DataError: none of them can be read.
+    """
     length = len(source)
     places = np.linspace(0, length - 1, min(count, length)).round().astype(int) if length else []
-    return [source.load(int(item), np.random.default_rng(int(item))) for item in places]
+    found, last = [], None
+    for item in map(int, places):
+        try:
+            found.append(source.load(item, np.random.default_rng(item)))
+        except DataError as error:
+            logger.warning("held-out sample %d of %s is left out: %s", item, source.name, error)
+            last = error
+    if last is not None and not found:
+        raise DataError(f"none of {len(places)} samples of {source.name} could be read. The last one: {last}") from last
+    return found
+
+
+def load_first(source: Source, tries: int = 4) -> Any:
+    """Load one item of a source, the first that can be read of a few evenly spread ones.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    for item in np.linspace(0, len(source) - 1, min(tries, len(source))).round().astype(int)[:-1].tolist():
+        try:
+            return source.load(item, np.random.default_rng(item))
+        except DataError as error:
+            logger.warning("sample %d of %s cannot be read: %s", item, source.name, error)
+    return source.load(len(source) - 1, np.random.default_rng(0))

@@ -71,7 +71,7 @@ class LeRobotSource:
 
     def texts(self) -> set[str]:
         """Instructions, and the names and sub-goals of each episode's first frame."""
-        found = set(self.dataset.meta.tasks)
+        found = set(self.dataset.meta.tasks.values())
         for entry in self.dataset.meta.episodes:
             for camera in self.dataset.cameras:
                 if note := self.dataset.annotation(entry.first_frame, camera):

@@ -6,7 +6,7 @@ progress, and publishes the last checkpoint as RUN_DIR/checkpoint.
 
 import logging
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from st4vla.platform.checkpoint import read_policy_yaml
 from st4vla.platform.data.address import absolute
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
+from st4vla.platform.data.picture_formats import OPENERS
 from st4vla.platform.data.remote import pinned
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
@@ -22,6 +23,7 @@ from st4vla.platform.train.alone import run_alone
 from st4vla.platform.train.config import TrainConfig, build
 from st4vla.platform.train.folder import BEST, finished, publish, ranked, remember
 from st4vla.platform.train.job import StageJob, check_job
+from st4vla.platform.train.picture_sources import PATHS
 from st4vla.platform.train.sources import ReadingConfig, SourceConfig
 from st4vla.workers.training.progress import TrainProgress, print_outcome
 
@@ -136,7 +138,7 @@ def with_pinned_data(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(one, str):
             return pinned(one, settings["downloads"])
         if isinstance(one, Mapping):
-            return {**one, "path": pinned(one["path"], settings["downloads"])} if one.get("path") else one
+            return with_places(one, lambda place: pinned(place, settings["downloads"]))
         return [pin(part) for part in one]
 
     keys = [key for key in ("data", "grounding_data") if settings[key] is not None]
@@ -187,11 +189,21 @@ def read_sources(value: Any) -> tuple[SourceConfig, ...]:
     listed = [value] if isinstance(value, str | Mapping) else list(value)
     found = []
     for one in listed:
-        source = {"path": one} if isinstance(one, str) else dict(one)
-        if source.get("path"):
-            source["path"] = absolute(source["path"])
-        found.append(build(SourceConfig, source, "data"))
+        source = {"path": one} if isinstance(one, str) else one
+        found.append(build(SourceConfig, with_places(source, absolute), "data"))
     return tuple(found)
+
+
+def with_places(source: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Give a source with every folder, file or address it names changed: its path, and those in pictures' options."""
+    changed = dict(source)
+    if source.get("path"):
+        changed["path"] = change(source["path"])
+    options = source.get("options")
+    if options and source.get("kind") in OPENERS:
+        places = {name: change(str(options[name])) for name in PATHS & {*options}}
+        changed["options"] = {**options, **places}
+    return changed
 
 
 def git_revision() -> str:

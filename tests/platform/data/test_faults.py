@@ -152,6 +152,26 @@ def test_a_value_that_is_no_number_is_named_by_file_row_and_key(dataset_folder: 
         _ = open_dataset(dataset_folder).columns
 
 
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        ({2: 8, 3: 6}, "row 2: 'action' has 8 numbers and info.json says 7; record it anew"),
+        ({4: 0}, "row 4: 'action' has 0 numbers and info.json says 7; record it anew"),
+        (dict.fromkeys(range(10), 9), "row 0: 'action' has 9 numbers and info.json says 7; meta/ describes other data"),
+    ],
+)
+def test_rows_of_another_width_are_named_though_their_sum_may_divide(
+    dataset_folder: Path, widths: dict[int, int], said: str
+) -> None:
+    path = sorted((dataset_folder / "data").rglob("*.parquet"))[0]
+    table = pq.read_table(path)
+    rows = table["action"].to_pylist()
+    rows = [(row + [0.0, 0.0])[: widths.get(place, 7)] for place, row in enumerate(rows)]
+    pq.write_table(table.set_column(0, "action", pa.array(rows, pa.list_(pa.float32()))), path)
+    with pytest.raises(DataError, match=f"{path.name} {said}"):
+        _ = open_dataset(dataset_folder).columns
+
+
 def test_a_damaged_parquet_file_is_named(dataset_folder: Path) -> None:
     path = sorted((dataset_folder / "data").rglob("*.parquet"))[0]
     path.write_bytes(path.read_bytes()[:-10])

@@ -12,6 +12,7 @@ from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.show import ShowConfig, show
 from st4vla.platform.data.sources import GroundingSource
+from st4vla.platform.data.statistics import Normalizer
 from st4vla.platform.data.video import decode
 from st4vla.platform.errors import DataError
 
@@ -37,6 +38,13 @@ def test_its_1667_frames_and_parts_named_by_modality_json_are_read() -> None:
 def test_without_a_column_named_action_the_parts_to_choose_from_are_listed() -> None:
     with pytest.raises(DataError, match="no column 'action'; name the parts to act with: joints, "):
         _ = open_dataset(FOLDER).columns
+
+
+def test_the_seventh_of_its_seven_joints_is_no_gripper() -> None:
+    dataset = open_dataset(DatasetConfig(str(FOLDER), action=("delta_joints",), state=("none",)))
+    assert [(one.end, one.mode) for one in dataset.statistics.action_slices] == [(7, "q99")]
+    scaled = Normalizer(dataset.statistics).normalize_action(dataset.columns.actions)
+    assert np.unique(scaled[:, 6]).size > 100
 
 
 def test_it_can_be_shown(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Boxes pickled as InternVLA-M1's simulator does it are read by the names in the instruction."""
 
+import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.internvla_annotations import read_annotations
 from st4vla.platform.data.lerobot_meta import EpisodeEntry
+from st4vla.platform.data.lerobot_reader import open_dataset
+from st4vla.platform.data.lerobot_writer import LeRobotWriter, WriterConfig
+from st4vla.platform.data.sources import GroundingSource
 from st4vla.platform.errors import DataError
 
 RECORD = [("semanticId", "<u4"), ("x_min", "<i4"), ("y_min", "<i4"), ("x_max", "<i4"), ("y_max", "<i4")]
@@ -87,3 +93,34 @@ def test_a_trace_ends_where_it_leaves_the_image(tmp_path: Path) -> None:
     assert note.trace == ((10, 20), (14, 20), (18, 20), (22, 20), (26, 20), (30, 20))
     narrow = read_annotations(entry_with_points(tmp_path, [7.0] * 6, [1] * 6), ["ego"], {"ego": (48, 30)})["ego"][0]
     assert narrow.trace[-1] == (30, 20) and len(narrow.trace) == 6
+
+
+def test_every_episode_of_one_v3_file_keeps_its_own_boxes(tmp_path: Path, make_episode: Callable[..., Episode]) -> None:
+    with LeRobotWriter(tmp_path / "set", WriterConfig(formats=("v3.0",))) as writer:
+        for seed, target in enumerate(("shoe", "cup")):
+            words = {"instruction": f"Move the {target} to the top of the box.", "annotations": {}}
+            writer.add(Episode(**{**vars(make_episode(seed)), **words}))
+    (data,) = (tmp_path / "set" / "data").rglob("*.parquet")
+    cells = [np.array([(4, column, 2, 30, 31), (5, 5, 6, 32, 32)], dtype=RECORD) for column in range(10)]
+    columns = {
+        "annotation.wrist.bbox2d_tight": cells,
+        "annotation.wrist.bbox2d_tight_id2labels": [{"4": {"class": "aa"}, "5": {"class": "bb"}}] * 10,
+        "annotation.pick_obj_uid": ["aa"] * 10,
+        "annotation.place_obj_uid": ["bb"] * 10,
+    }
+    table = pq.read_table(data)
+    for key, values in columns.items():
+        table = table.append_column(key, [[pickle.dumps(value, 4) for value in values]])
+    pq.write_table(table, data)
+    path = tmp_path / "set" / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"] |= {key: {"dtype": "object", "shape": [1], "names": None} for key in columns}
+    path.write_text(json.dumps(info))
+    dataset = open_dataset(tmp_path / "set")
+    notes = [dataset.annotation(index, "wrist") for index in (0, 9, 4)]
+    assert [note.boxes for note in notes if note is not None] == [
+        {"shoe": (0, 2, 30, 31), "box": (5, 6, 32, 32)},
+        {"cup": (9, 2, 30, 31), "box": (5, 6, 32, 32)},
+        {"shoe": (4, 2, 30, 31), "box": (5, 6, 32, 32)},
+    ]
+    assert len(GroundingSource(dataset)) == 10

@@ -103,6 +103,14 @@ def test_too_many_unreadable_samples_stop_the_run_with_their_share() -> None:
         take(Loader(broken, LoaderConfig(batch_size=50, max_unreadable_share=0.1)), 100)
 
 
+def test_samples_that_cannot_be_read_in_a_row_stop_the_run_with_the_last_ones_reason() -> None:
+    broken = Mixture([Numbers("a", 3, frozenset(range(3)))])
+    with pytest.raises(
+        DataError, match=r"10 samples in a row could not be read; .*\['a'\]\. The last one: item \d is b"
+    ):
+        take(Loader(broken, LoaderConfig(batch_size=1)), 1)
+
+
 def test_a_source_without_samples_and_weights_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="sources b hold no sample"):
         Mixture([Numbers("a", 1), Numbers("b", 0)])

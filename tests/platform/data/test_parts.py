@@ -1,5 +1,6 @@
 """Parts of actions and states are named, scaled and checked, with a modality.json or without."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_meta import DatasetMeta
 from st4vla.platform.data.lerobot_reader import open_dataset
 from st4vla.platform.data.lerobot_writer import LeRobotWriter, WriterConfig
-from st4vla.platform.data.parts import Part, derived_parts, named_parts
+from st4vla.platform.data.parts import Part, derived_parts, may_end_in_gripper, named_parts
 from st4vla.platform.data.pauses import PauseConfig, moving_frames
 from st4vla.platform.data.sources import ActionSource, GroundingSource
 from st4vla.platform.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from st4vla.platform.errors import ConfigError, DataError
 
 def meta_of(names: Any, width: int, key: str = "action", folder: Path = Path("set")) -> DatasetMeta:
     features = {key: {"dtype": "float32", "shape": [width], "names": names}}
-    return DatasetMeta(folder, "v2.1", {"features": features, "fps": 5}, [], [])
+    return DatasetMeta(folder, "v2.1", {"features": features, "fps": 5}, {}, [])
 
 
 def spans(meta: DatasetMeta, group: Any = "action") -> dict[str, tuple[int, int, str]]:
@@ -98,6 +99,52 @@ def test_each_part_is_scaled_as_told(dataset_folder: Path) -> None:
         _ = open_dataset(DatasetConfig(str(dataset_folder), scaling={"wings": "q99"})).statistics
 
 
+def test_seven_joints_end_in_no_gripper(dataset_folder: Path) -> None:
+    parts = {"action": {"delta_joints": {"start": 0, "end": 7}}}
+    statistics = open_dataset(DatasetConfig(str(dataset_folder), parts=parts)).statistics
+    assert [(one.name, one.start, one.end, one.mode) for one in statistics.action_slices] == [
+        ("delta_joints", 0, 7, "q99")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "may"),
+    [
+        ([("position", 3), ("rotation", 3), ("gripper_close", 1)], True),
+        ([("joints", 6), ("Claw", 1)], True),
+        ([("all", 7)], True),
+        ([("action", 7)], True),
+        ([("position", 3), ("rotation", 3), ("other", 1)], True),
+        ([("delta_joints", 7)], False),
+        ([("action.delta_joints", 7)], False),
+        ([("x", 1), ("gripper_width", 6)], False),
+        ([("gripper", 1), ("joints", 6)], False),
+        ([("gripper", 1), ("other", 6)], False),
+    ],
+)
+def test_a_gripper_is_looked_for_in_the_last_parts_name(parts: list[tuple[str, int]], may: bool) -> None:
+    assert may_end_in_gripper([Part(name, "action", 0, width) for name, width in parts]) is may
+
+
+def test_a_gripper_that_never_crosses_a_half_is_refused_until_its_ends_are_told(
+    tmp_path: Path, make_episode: Callable[..., Episode]
+) -> None:
+    episode = make_episode(0)
+    episode.actions[:, 6] = [0, 0.01, 0.02, 0.04, 0.04]
+    with LeRobotWriter(tmp_path / "set", WriterConfig(formats=("v3.0",))) as writer:
+        writer.add(episode)
+    config = DatasetConfig(str(tmp_path / "set"))
+    with pytest.raises(DataError, match=r"number 6 of the action runs from 0 to 0\.04 .* binary, .* option openings"):
+        _ = open_dataset(config).statistics
+    told = open_dataset(dataclasses.replace(config, openings={"gripper": [0, 0.04]})).statistics
+    assert (told.action.min[6], told.action.max[6], told.action_slices[2].mode) == (0, 1, "binary")
+    assert open_dataset(dataclasses.replace(config, scaling={"gripper": "q99"})).statistics.action.max[6] < 0.05
+    episode.actions[:, 6] = 0.02
+    with LeRobotWriter(tmp_path / "still", WriterConfig(formats=("v3.0",))) as writer:
+        writer.add(episode)
+    assert open_dataset(tmp_path / "still").statistics.action.std[6] < 1e-6, "what never moves loses nothing"
+
+
 def test_a_gripper_recorded_the_other_way_round_becomes_0_closed_to_1_open(dataset_folder: Path) -> None:
     whole = open_dataset(dataset_folder).columns.actions
     turned = open_dataset(DatasetConfig(str(dataset_folder), openings={"gripper": [1, 0]})).columns.actions
@@ -105,6 +152,8 @@ def test_a_gripper_recorded_the_other_way_round_becomes_0_closed_to_1_open(datas
     np.testing.assert_array_equal(turned[:, :6], whole[:, :6])
     with pytest.raises(ConfigError, match=r"openings.gripper is \[1, 1\]"):
         DatasetConfig(str(dataset_folder), openings={"gripper": [1, 1]})
+    with pytest.raises(ConfigError, match="openings names gripper_close; .* is read as gripper, position, rotation"):
+        _ = open_dataset(DatasetConfig(str(dataset_folder), openings={"gripper_close": [1, 0]})).columns
 
 
 ARM = [Part("position", "a", 0, 3), Part("rotation", "a", 3, 6), Part("gripper", "a", 6, 7)]

@@ -28,7 +28,7 @@ LEARNED = (
 POLICY = [
     *("policy.planner.text.layers=1", "policy.planner.vision.layers=1", "policy.vision.layers=1"),
     *("policy.expert.layers=1", "policy.cameras=[wrist]", "policy.planner.cameras=[wrist]"),
-    "policy.statistics_key=franka_robotiq",
+    *("policy.statistics_key=franka_robotiq", "policy.control_hz=30"),
 ]
 RUN = [
     *("tracking=off", "workers=0", "frame_cache=null", "held_out_share=0.25", "log_every=1", "steps=1"),

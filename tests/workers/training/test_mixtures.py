@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
@@ -10,7 +12,8 @@ from st4vla.platform.cli import compose_command
 from st4vla.platform.contracts import ActionSample
 from st4vla.platform.data.episode import Episode
 from st4vla.platform.data.lerobot_writer import LeRobotWriter, WriterConfig
-from st4vla.platform.errors import DataError
+from st4vla.platform.errors import ConfigError, DataError
+from st4vla.platform.train.job import check_job
 from st4vla.platform.train.sources import SourceConfig, Sources
 from st4vla.platform.train.stage import StageJob
 from st4vla.workers.training.command import read_job
@@ -23,7 +26,7 @@ def job_of(*words: str) -> StageJob:
     return read_job(OmegaConf.to_container(compose_command("train", list(words)), resolve=True))  # type: ignore[arg-type]
 
 
-def record(folder: Path, cameras: list[str], width: int = 7, episodes: int = 2) -> None:
+def record(folder: Path, cameras: list[str], width: int = 7, episodes: int = 2, fps: int = 5) -> None:
     """Write a dataset of few frames whose actions are `width` wide."""
     rng = np.random.default_rng(0)
     actions = rng.uniform(-0.02, 0.02, (6, width)).astype(np.float32)
@@ -33,7 +36,7 @@ def record(folder: Path, cameras: list[str], width: int = 7, episodes: int = 2) 
     with LeRobotWriter(folder, WriterConfig(formats=("v2.1",))) as writer:
         for seed in range(episodes):
             states = rng.normal(size=(6, 8)).astype(np.float32)
-            writer.add(Episode("open it", "open", actions, states, frames, {}, 5, seed, f"{seed:016x}"))
+            writer.add(Episode("open it", "open", actions, states, frames, {}, fps, seed, f"{seed:016x}"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,6 +100,36 @@ def test_rotations_of_another_form_than_the_policys_are_refused(tmp_path: Path) 
     joints = job_of("mixture=bridge", f"mixture_root={tmp_path}", "++policy.action_form=delta_joints")
     with pytest.raises(DataError, match="options.action_form says 'delta_end_effector' .* means 'delta_joints'"):
         Sources(joints.robot, (), joints.reading, seed=0)
+
+
+def test_recordings_of_another_rate_than_the_policys_are_refused_with_both(tmp_path: Path) -> None:
+    record(tmp_path / FRACTAL, ["image"], fps=3)
+    words = [f"mixture_root={tmp_path}", "batch.grounding=0", "frame_cache=null"]
+    assert job_of("mixture=rt_1").policy.control_hz == 3
+    check_job(job_of("mixture=rt_1", *words))
+    with pytest.raises(ConfigError, match=rf"control_hz is 5 .*: {FRACTAL} at 3 Hz; .* Set policy.control_hz=3 "):
+        check_job(job_of("mixture=rt_1", *words, "policy.control_hz=5"))
+
+
+def test_of_a_mixture_one_dataset_has_the_policys_rate_and_the_others_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(tmp_path / BRIDGE, ["image_0"])
+    record(tmp_path / FRACTAL, ["image"], fps=3)
+    check_job(job_of("mixture=bridge_rt_1", f"mixture_root={tmp_path}", "batch.grounding=0"))
+    (warned,) = [one.getMessage() for one in caplog.records if "control_hz" in one.message]
+    assert f"control_hz is 5, and actions of {FRACTAL} at 3 Hz are learned" in warned and BRIDGE not in warned
+
+
+def test_a_gripper_that_would_become_a_constant_stops_the_driver(tmp_path: Path) -> None:
+    record(tmp_path / "arm", ["third_person", "wrist"])
+    (data,) = (tmp_path / "arm" / "data").rglob("*_000001.parquet")
+    table = pq.read_table(data)
+    rows = [[*row[:6], 0.08 * row[6]] for row in table["action"].to_pylist()]
+    for path in data.parent.iterdir():
+        pq.write_table(pq.read_table(path).set_column(0, "action", pa.array(rows, pa.list_(pa.float32()))), path)
+    with pytest.raises(DataError, match=r"number 6 of the action runs from 0 to 0\.08 .* option openings"):
+        check_job(job_of(f"data={tmp_path}/arm", "batch.grounding=0", "frame_cache=null"))
 
 
 def test_a_mixture_of_ones_own_is_found_by_name(tmp_path: Path) -> None:
