@@ -115,13 +115,14 @@ class TrainEngine:
         optimiser = build_optimiser(model.named_parameters(), config.optimiser)
         self._trained = [one for group in optimiser.param_groups for one in group["params"]]
         self._norm: torch.Tensor | None = None
-        self._average = Average(model, config.average) if config.average.decay else None
         self._engine, self._optimiser, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimiser,
             config=deepspeed_settings(config, world_size, self._universal),
             dist_init_required=False,
         )
+        # Not before: DeepSpeed brings the weights to their device, and the averages are to lie beside them.
+        self._average = Average(model, config.average) if config.average.decay else None
         self._zero = deepspeed.zero
         self._world = {"workers": world_size, "zero_stage": config.engine.zero_stage}
         self._copies = self._engine.checkpoint_engine = copying_engine()

@@ -85,6 +85,12 @@ def test_clipping_is_ours_without_zero_and_deepspeeds_with_it():
     assert deepspeed_settings(train_config(engine={"zero_stage": 2}), 1)["gradient_clipping"] == 1.0
 
 
+def test_offloading_reaches_deepspeed():
+    told = deepspeed_settings(train_config(engine={"zero_stage": 2, "offload": "cpu"}), 1)
+    assert told["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert "offload_optimizer" not in deepspeed_settings(train_config(engine={"zero_stage": 2}), 1)["zero_optimization"]
+
+
 def test_the_best_stay_and_the_newest_with_them(tmp_path: Path):
     values = {"step_1": 3.0, "step_2": 1.0, "step_3": 2.0, "step_4": 9.0}
     for name, value in values.items():
