@@ -18,7 +18,7 @@ from st4vla.platform.errors import CheckpointError
 from st4vla.platform.train.average import Average
 from st4vla.platform.train.background import Finish, Snapshot
 from st4vla.platform.train.config import TrainConfig
-from st4vla.platform.train.objective import Losses, Objective
+from st4vla.platform.train.objective import EXACT, Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
 from st4vla.platform.train.universal import TAG, WORLD, convert, drop_converted, fits, universal_folder
 
@@ -254,10 +254,10 @@ class TrainEngine:
         return client["counters"]
 
     def _place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: self._place_value(value) for key, value in batch.items()}
+        return {key: self._place_value(value, key == EXACT) for key, value in batch.items()}
 
-    def _place_value(self, value: Any) -> Any:
+    def _place_value(self, value: Any, exact: bool) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        dtype = self.dtype if value.is_floating_point() else value.dtype
+        dtype = self.dtype if value.is_floating_point() and not exact else value.dtype
         return value.to(self.device, dtype, non_blocking=True)

@@ -13,6 +13,7 @@ from st4vla.platform.contracts import GroundingSample, Observation, Spatial
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.spatial import Shape, SpatialParseError
+from st4vla.platform.train.objective import EXACT
 
 MOST_TOKENS = 64
 SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "target": "point", "trace": "trace"}
@@ -62,9 +63,9 @@ class Predictor:
 
 
 def placed(batch: Mapping[str, torch.Tensor], model: torch.nn.Module) -> dict[str, Any]:
-    """Bring a batch to a model's device and precision."""
+    """Bring a batch to a model's device and precision; actions to be noised keep theirs."""
     weight = next(model.parameters())
     return {
-        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        name: value.to(weight.device, weight.dtype if value.is_floating_point() and name != EXACT else value.dtype)
         for name, value in batch.items()
     }
