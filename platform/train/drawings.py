@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from st4vla.platform.contracts import ActionSample, GroundingSample, Spatial
+from st4vla.platform.contracts import ActionForm, ActionSample, GroundingSample, Spatial
 from st4vla.platform.data.draw import contact_sheet
+from st4vla.platform.train.metrics import moves_tool
 from st4vla.platform.train.validation import Act, Answer, observation_of
 
 DRAWINGS = "drawings"
@@ -83,12 +84,14 @@ def act_open_loop(chunks: Sequence[ActionSample], act: Act, batch_size: int = 8)
     return np.concatenate(kept), np.concatenate([s.actions[row] for s, row in zip(chunks, rows, strict=True)])
 
 
-def plot_actions(predicted: np.ndarray, demonstrated: np.ndarray, chunk: int, title: str, path: Path) -> None:
+def plot_actions(
+    predicted: np.ndarray, demonstrated: np.ndarray, chunk: int, title: str, path: Path, form: ActionForm
+) -> None:
     """Plot every column of two runs of actions [N,A] over the control steps; a grey line where a chunk begins."""
     from matplotlib.figure import Figure
 
     count = demonstrated.shape[1]
-    names = AXES if count == len(AXES) else [f"column {number}" for number in range(count)]
+    names = AXES if moves_tool(form, count) else [f"column {number}" for number in range(count)]
     figure = Figure(figsize=(9, 1.3 * count + 0.8), layout="constrained")
     figure.suptitle(title)
     panels: Any = figure.subplots(count, 1, sharex=True, squeeze=False)
@@ -110,14 +113,20 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path | None, questions: Sequence[GroundingSample], episode: Sequence[ActionSample], name: str
+        self,
+        folder: Path | None,
+        questions: Sequence[GroundingSample],
+        episode: Sequence[ActionSample],
+        name: str,
+        form: ActionForm = "delta_end_effector",
     ) -> None:
         """Take the questions and the chunks of an episode as they are.
 
         Args:
             name: what the plot calls the episode.
+            form: what its actions are.
         """
-        self.folder, self.questions, self.episode, self.name = folder, questions, episode, name
+        self.folder, self.questions, self.episode, self.name, self.form = folder, questions, episode, name, form
 
     def draw(self, step: int, answer: Answer, act: Act) -> None:
         """Ask, act, and write `answers_STEP.png` and `actions_STEP.png`."""
@@ -131,7 +140,7 @@ class Gallery:
         if actions is not None:
             chunk = self.episode[0].actions.shape[0]
             title = f"step {step}: {self.name}, open loop"
-            plot_actions(*actions, chunk, title, self.folder / f"actions_{step:07d}.png")
+            plot_actions(*actions, chunk, title, self.folder / f"actions_{step:07d}.png", self.form)
 
 
 def drawn_at(folder: Path, step: int) -> list[Path]:

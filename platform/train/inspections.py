@@ -72,7 +72,7 @@ def validator(
         assert isinstance(model, St4vlaModel)
         tally = Tally([*ACTION_METRICS, *GROUNDING_METRICS])
         predictor = Predictor(model, processor)
-        score_actions(robot, predictor.act, tally)
+        score_actions(robot, predictor.act, tally, job.policy.action_form, processor.statistics)
         score_grounding(questions, predictor.answer, tally)
         if drawn is not None:
             drawn.draw(step, predictor.answer, predictor.act)
@@ -87,7 +87,7 @@ def gallery(job: StageJob, sources: Sources, asked: Sequence[GroundingSample], w
         return None
     episode, name = held_out_episode(sources.robot)
     folder = Path(job.folder) / DRAWINGS if worker.rank == 0 else None
-    return Gallery(folder, chosen(asked, job.drawn), episode, name)
+    return Gallery(folder, chosen(asked, job.drawn), episode, name, job.policy.action_form)
 
 
 def held_out_episode(sources: Sequence[TrainingSource]) -> tuple[list[ActionSample], str]:

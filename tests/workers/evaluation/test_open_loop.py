@@ -24,11 +24,18 @@ def sample(actions: list[list[float]], is_pad: list[bool]) -> ActionSample:
 def test_rows_after_the_end_count_nowhere():
     samples = [sample([[1.0, 0.0], [9.0, 9.0]], [False, True]), sample([[1.0, 0.0], [1.0, 0.0]], [False, False])]
     chunks = [np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)]
-    result = summarise([(0, 0), (0, 1)], samples, chunks, np.array([0.5, 0.0]))
+    result = summarise([(0, 0), (0, 1)], samples, chunks, np.array([0.5, 0.0]), "delta_end_effector")
     assert result.by_dimension == (1.0, 0.0)
     assert result.by_step == (1.0, 1.0)
-    assert result.figures == {}
+    assert result.figures == {"action_error": 1.0}
     assert result.traces[0][1].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_seven_joints_are_not_told_as_millimetres():
+    samples = [sample([[0.5] * 7], [False])]
+    chunks, spread = [np.zeros((1, 7), np.float32)], np.full(7, 0.25)
+    assert summarise([(0, 0)], samples, chunks, spread, "delta_joints").figures == {"action_error": 2.0}
+    assert "action_translation_mm" in summarise([(0, 0)], samples, chunks, spread, "delta_end_effector").figures
 
 
 def test_the_command_scores_a_policy_on_recordings(painted_dataset: Path, workplace: Path):

@@ -101,6 +101,16 @@ def test_both_stages_run_in_this_process_and_the_first_is_the_parent(painted_dat
     assert list(checkpoint.processor.statistics) == ["tabletop_panda"]
 
 
+@pytest.mark.slow
+def test_actions_of_six_joints_are_trained_and_validated_to_the_end(painted_dataset: Path, workplace: Path):
+    six = f"data=[{{path: {painted_dataset}, options: {{action: [position, rotation]}}}}]"
+    words = ("policy.action_dim=6", "++policy.action_form=absolute_joints", "batch={robot: 4, grounding: 0}")
+    acting = train(painted_dataset, workplace / "six", six, *words, "workers=0", "steps=1", "drawn=1")
+    assert load_checkpoint(acting).model.config.action_dim == 6
+    figures = set().union(*read_rows(workplace / "six"))
+    assert "validation/action_error" in figures and "validation/action_translation_mm" not in figures
+
+
 def kill_a_worker_after(checkpoints: Path, killed: list[int]) -> None:
     """SIGKILL one training worker of ours once the second checkpoint stands, so that the first is known to Ray."""
     while len(list(checkpoints.glob("step_*/engine/latest"))) < 2:
