@@ -71,6 +71,8 @@ def _around(x: float, y: float, radius: float) -> list[float]:
 def act_open_loop(chunks: Sequence[ActionSample], act: Act, batch_size: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Predict the chunks of one episode that follow each other, each from the recorded frame it starts at.
 
+    One episode is of one embodiment, whose statistics scale all its chunks.
+
     Returns:
         predicted and demonstrated actions, both [N,A], rows after the episode's end left out.
     """
@@ -78,7 +80,7 @@ def act_open_loop(chunks: Sequence[ActionSample], act: Act, batch_size: int = 8)
     for start in range(0, len(chunks), batch_size):
         batch = chunks[start : start + batch_size]
         keys = [(start + offset, 0) for offset in range(len(batch))]
-        predicted += act([observation_of(sample) for sample in batch], keys)
+        predicted += act([observation_of(sample) for sample in batch], keys, batch[0].statistics_key)
     rows = [~np.asarray(sample.is_pad, bool) for sample in chunks]
     kept = [actions[row] for actions, row in zip(predicted, rows, strict=True)]
     return np.concatenate(kept), np.concatenate([s.actions[row] for s, row in zip(chunks, rows, strict=True)])

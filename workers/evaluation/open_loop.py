@@ -21,10 +21,12 @@ from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.config import build
 from st4vla.platform.train.metrics import action_scores
+from st4vla.platform.train.sources import check_forms
 from st4vla.platform.train.validation import observation_of
 from st4vla.workers.rollout.policies import PolicySource
 
 log = logging.getLogger(__name__)
+ROTATIONS = {"rotation_vector": "vector", "euler_xyz": "euler"}
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,38 @@ class OpenLoopResult:
         }
 
 
+def load_for(config: OpenLoopConfig) -> Policy:
+    """Load the policy, acting for the embodiment that the options name.
+
+    Raises:
+        ConfigError: it has no statistics to choose among.
+        PolicyError: the checkpoint has no statistics of that embodiment.
+    """
+    from st4vla.platform.policy.inference import InferenceConfig
+
+    key = config.options.get("statistics_key")
+    policy = config.policy.load(InferenceConfig(statistics_key=key) if key else None)
+    if key and policy.spec.statistics_key != key:
+        raise ConfigError(
+            f"dataset_options.statistics_key is {key!r}, but policy={config.policy.title} keeps no statistics by which "
+            "it could act for another embodiment; leave the key out, or name a checkpoint of `st4vla train`."
+        )
+    return policy
+
+
 def open_for(policy: Policy, config: OpenLoopConfig) -> LeRobotDataset:
     """Open the dataset as the policy needs it.
 
     Raises:
-        DataError: its actions or states have another width than the policy's.
+        DataError: its actions have another width than the policy's, or are stated to be of another form.
     """
     spec = policy.spec
     usual = {"cameras": spec.cameras, "statistics_key": spec.statistics_key, "downloads": config.downloads}
     settings = {"path": config.path} | usual | dict(config.options)
-    dataset = open_dataset(build(DatasetConfig, settings, "dataset_options"))
+    asked: DatasetConfig = build(DatasetConfig, settings, "dataset_options")
+    remedy = "score it on recordings of its own form, or correct dataset_options."
+    check_forms(asked, spec.action_form, ROTATIONS[spec.rotation_form], remedy)
+    dataset = open_dataset(asked)
     width = dataset.columns.actions.shape[1]
     if width != spec.action_dim:
         raise DataError(
@@ -182,7 +206,7 @@ def run(config: OpenLoopConfig, folder: Path, tracker: Any) -> OpenLoopResult:
     """Score, write `open_loop.json` and `open_loop.png`, and record both."""
     if config.policy.is_expert:
         raise ConfigError("policy=expert acts inside a simulated world; recordings have none. Name another policy.")
-    policy = config.policy.load()
+    policy = load_for(config)
     dataset = open_for(policy, config)
     result = score(policy, dataset, config)
     folder.mkdir(parents=True, exist_ok=True)
