@@ -15,7 +15,14 @@ from st4vla.platform.train.loop import Inspection, Row, Worker
 from st4vla.platform.train.predict import Predictor, placed
 from st4vla.platform.train.similarity import compare_objectives
 from st4vla.platform.train.sources import LeRobotSource, Sources, TrainingSource
-from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
+from st4vla.platform.train.validation import (
+    ACTION_METRICS,
+    GROUNDING_METRICS,
+    SOMETIMES,
+    Tally,
+    score_actions,
+    score_grounding,
+)
 
 MOST_CHUNKS = 32
 
@@ -24,7 +31,8 @@ def inspections(
     job: StageJob, sources: Sources, processor: Processor, worker: Worker, device: torch.device
 ) -> list[Inspection]:
     """List what is measured on the policy now and then."""
-    found = [Inspection("validation", job.train.validation.every, validator(job, sources, processor, worker, device))]
+    validate = validator(job, sources, processor, worker, device)
+    found = [Inspection("validation", job.train.validation.every, validate, SOMETIMES)]
     if every := job.train.similarity.every:
         found.append(Inspection("similarity", every, prober(job, processor, worker)))
     return found

@@ -20,6 +20,8 @@ GROUNDING_METRICS = (
     "subgoal_match",
     "words_match",
 )
+# Taken over readable answers only, so that an untrained planner has none.
+SOMETIMES = ("trace_error_px",)
 ACTION_METRICS = ("action_translation_mm", "action_rotation_rad", "gripper_accuracy", "action_error")
 
 Answer = Callable[[Sequence[GroundingSample]], Sequence[Spatial | None]]

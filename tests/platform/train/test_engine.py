@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from st4vla.platform.errors import CheckpointError, TrainingError
+from st4vla.platform.errors import CheckpointError, ConfigError, TrainingError
 from st4vla.platform.train.alone import FolderReporter, join_group_of_one
 from st4vla.platform.train.background import copied
 from st4vla.platform.train.config import TrainConfig
@@ -48,7 +48,7 @@ class Batches:
 
     def __init__(self, place: int = 0) -> None:
         self.place = place
-        self.unreadable: dict[str, float] = {}
+        self.unreadable: dict[str, int] = {}
 
     def __iter__(self):
         return self
@@ -103,7 +103,7 @@ def train(settings: TrainConfig, folder: Path, resume: Path | None = None) -> tu
         reporter,
         Worker(),
         begin,
-        [Inspection("validation", 0, lambda model, step: {"checked": 1.0})],
+        [Inspection("validation", settings.validation.every, lambda model, step: {"checked": 1.0}, ("read",))],
         LossGuard(folder.parent, 0),
     )
     trainer.run(counters["step"])
@@ -202,6 +202,16 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
     hot = config(optimiser={"learning_rates": {"others": 1e38}, "warmup_steps": 0})
     with pytest.raises(TrainingError, match=r"the loss of step \d+ is not finite .* its batch is"):
         train(hot, tmp_path)
+
+
+def test_a_figure_that_nobody_measures_cannot_say_which_checkpoint_is_best(tmp_path: Path):
+    measured = {"every": 3, "keep": 5, "best": "validation/checked"}
+    train(config(saving=measured, validation={"every": 3}), tmp_path / "one")
+    train(config(saving=measured | {"best": "validation/read"}, validation={"every": 3}), tmp_path / "three")
+    misspelt = config(saving=measured | {"best": "validation/cheked"}, validation={"every": 3})
+    with pytest.raises(ConfigError, match=r"'validation/cheked', which was not .* 3; validation gives: validation/che"):
+        train(misspelt, tmp_path / "two")
+    assert not list((tmp_path / "two").glob("step_*"))
 
 
 def test_a_checkpoint_without_engine_state_is_refused(tmp_path: Path):
