@@ -110,6 +110,11 @@ def test_the_best_can_only_be_told_where_every_checkpoint_is_validated():
         train_config(saving={"every": 3, "best": "validation/box_iou"}, validation={"every": 2})
 
 
+def test_gradients_are_not_compared_on_a_weight_that_adapters_freeze():
+    with pytest.raises(ConfigError, match=r"similarity.every is 5; adapters freeze .* adapters.rank=0"):
+        train_config(similarity={"every": 5}, adapters={"rank": 4})
+
+
 def test_a_run_from_before_a_setting_goes_on_with_what_it_had(tmp_path: Path):
     remember(tmp_path / "run", {"steps": 2})
     assert remember(tmp_path / "run", {"steps": 2, "packing": False})
