@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.checkpoint import read_policy_yaml
-from st4vla.platform.data.address import absolute
+from st4vla.platform.data.address import absolute, is_remote
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
 from st4vla.platform.data.remote import pinned
@@ -144,7 +144,16 @@ def with_pinned_data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_run(settings: Mapping[str, Any]) -> RunConfig:
-    """Make the checked run config from composed settings."""
+    """Make the checked run config from composed settings.
+
+    Raises:
+        ConfigError: the run's folder is an address; checkpoints are written with a file system's renames and links.
+    """
+    if "://" in settings["run_dir"] or is_remote(settings["run_dir"]):
+        raise ConfigError(
+            f"run_dir is {settings['run_dir']!r}, an address; a run's folder lies on a file system that all workers "
+            "share. Mount the bucket, or name a folder on NFS, and give its path as run_dir"
+        )
     keys = ("workers", "min_workers", "gpus_per_worker", "max_failures", "name")
     return RunConfig(Path(settings["run_dir"]).absolute(), **{key: settings[key] for key in keys})
 

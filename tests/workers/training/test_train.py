@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.cli import compose_command
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
-from st4vla.workers.training.command import main, read_job, read_sources, with_parents_policy
+from st4vla.workers.training.command import main, read_job, read_run, read_sources, with_parents_policy
 from st4vla.workers.training.progress import read_rows
 
 SMALL = [
@@ -66,6 +66,12 @@ def test_the_published_recipe_is_the_published_one():
 def test_a_dataset_that_is_none_stops_the_command_before_any_worker(workplace: Path):
     with pytest.raises(DataError, match="nowhere"):
         train(workplace / "nowhere", workplace / "run", "stage=grounding")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "hf:owner/name"])
+def test_a_run_folder_at_an_address_is_refused(address: str):
+    with pytest.raises(ConfigError, match="run_dir is .*an address.*Mount the bucket"):
+        read_run(settings() | {"run_dir": address})
 
 
 def test_actions_of_another_width_are_refused(painted_dataset: Path, workplace: Path):
