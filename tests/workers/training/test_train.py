@@ -6,12 +6,23 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from safetensors.torch import load_file
 
 from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.cli import compose_command
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
-from st4vla.workers.training.command import main, read_job, read_run, read_sources, with_parents_policy
+from st4vla.platform.train.alone import FolderReporter
+from st4vla.platform.train.config import SavingConfig
+from st4vla.workers.training.command import (
+    RunConfig,
+    check_carrier,
+    main,
+    read_job,
+    read_run,
+    read_sources,
+    with_parents_policy,
+)
 from st4vla.workers.training.progress import read_rows
 
 SMALL = [
@@ -72,6 +83,27 @@ def test_a_dataset_that_is_none_stops_the_command_before_any_worker(workplace: P
 def test_a_run_folder_at_an_address_is_refused(address: str):
     with pytest.raises(ConfigError, match="run_dir is .*an address.*Mount the bucket"):
         read_run(settings() | {"run_dir": address})
+
+
+def test_a_run_goes_on_the_way_it_was_begun(tmp_path: Path):
+    def count(workers: int) -> RunConfig:
+        return RunConfig(tmp_path / "run", workers)
+
+    for workers in (0, 2):
+        check_carrier(count(workers))  # nothing lies there yet
+    reporter = FolderReporter(tmp_path / "run" / "checkpoints", SavingConfig())
+    reporter.checkpoint(2, lambda folder: lambda: None, {}, lambda: None)
+    reporter.close()
+    check_carrier(count(0))
+    with pytest.raises(ConfigError, match="begun with workers=0, and workers is 2; Ray would .* begin at step 0"):
+        check_carrier(count(2))
+    on_ray = tmp_path / "on_ray" / "checkpoints"
+    on_ray.mkdir(parents=True)
+    (on_ray / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).touch()
+    for workers in (1, 2):
+        check_carrier(RunConfig(tmp_path / "on_ray", workers))
+    with pytest.raises(ConfigError, match="begun on Ray, and workers is 0"):
+        check_carrier(RunConfig(tmp_path / "on_ray", 0))
 
 
 def test_actions_of_another_width_are_refused(painted_dataset: Path, workplace: Path):
