@@ -19,7 +19,6 @@ from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import run_stage
 
-
 # Lies beside checkpoints that one process keeps; Ray Train keeps an account of its own, and knows none but its own.
 KEPT_ALONE = "kept_by_one_process"
 

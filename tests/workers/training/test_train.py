@@ -6,7 +6,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from safetensors.torch import load_file
 
 from st4vla.platform.checkpoint import load_checkpoint
@@ -86,6 +85,8 @@ def test_a_run_folder_at_an_address_is_refused(address: str):
 
 
 def test_a_run_goes_on_the_way_it_was_begun(tmp_path: Path):
+    from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
     def count(workers: int) -> RunConfig:
         return RunConfig(tmp_path / "run", workers)
 
