@@ -206,10 +206,8 @@ def mixtures(config: PolicyConfig) -> dict[str, Mixture]:
     return {"robot": Mixture([Moments(config)], seed=0), "grounding": Mixture([Questions(config)], seed=1)}
 
 
-class Moments:
-    """Demonstrations' moments: noise for pictures and actions."""
-
-    name = "synthetic/robot"
+class Synthetic:
+    """A source of the policy's shapes with noise for pictures."""
 
     def __init__(self, config: PolicyConfig) -> None:
         self.config = config
@@ -218,6 +216,12 @@ class Moments:
 
     def __len__(self) -> int:
         return 10_000
+
+
+class Moments(Synthetic):
+    """Demonstrations' moments, their actions noise, too."""
+
+    name = "synthetic/robot"
 
     def load(self, item: int, rng: np.random.Generator) -> ActionSample:
         config = self.config
@@ -228,7 +232,7 @@ class Moments:
         return ActionSample(images, state, wording(item), actions, is_pad, config.statistics_key)
 
 
-class Questions(Moments):
+class Questions(Synthetic):
     """Questions for boxes, points and traces, of different lengths."""
 
     name = "synthetic/grounding"
