@@ -48,7 +48,9 @@ def ddim_subset(count: int, steps: int) -> tuple[int, ...]:
 
 
 def add_noise(actions: Tensor, noise: Tensor, steps_B: Tensor, total: int) -> Tensor:
-    levels = torch.tensor(signal_levels(total), dtype=actions.dtype, device=actions.device)[steps_B][:, None, None]
+    """Mix actions and noise [B,T,A] at each row's step, in fp32 at least: in bf16 the first levels round to 1."""
+    dtype = torch.promote_types(actions.dtype, torch.float32)
+    levels = torch.tensor(signal_levels(total), dtype=dtype, device=actions.device)[steps_B][:, None, None]
     return levels.sqrt() * actions + (1 - levels).sqrt() * noise
 
 
@@ -63,18 +65,20 @@ def noise_errors(
 ) -> tuple[Tensor, Tensor]:
     """Predict the noise in `draws` noisings of every row, draw by draw.
 
+    Noise is drawn and mixed in fp32 at least; the denoiser reads the mixture in the condition's own type.
+
     Returns:
         squared errors [R*B,T,A], zero at padding, and [R*B,T,1], true where there is none.
     """
-    device = actions_BTA.device
-    actions = actions_BTA.repeat(draws, 1, 1)
+    device, dtype = actions_BTA.device, condition_BQC.dtype
+    actions = actions_BTA.to(torch.promote_types(dtype, torch.float32)).repeat(draws, 1, 1)
     steps = torch.randint(0, total, (len(actions),), generator=generator, device=device)
     noise = torch.randn(actions.shape, generator=generator, device=device, dtype=actions.dtype)
     chances = torch.rand(len(actions), generator=generator, device=device)
     condition = condition_BQC.repeat(draws, 1, 1)
     if denoiser.training:
         condition = denoiser.drop_condition(condition, chances)
-    predicted = denoiser(add_noise(actions, noise, steps, total), steps, condition)
+    predicted = denoiser(add_noise(actions, noise, steps, total).to(dtype), steps, condition)
     counts = (~is_pad_BT).repeat(draws, 1)[..., None]
     return (predicted.float() - noise.float()).square() * counts, counts
 

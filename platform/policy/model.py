@@ -101,7 +101,7 @@ class St4vlaModel(nn.Module):
         expert = self.config.expert
         errors, counts = noise_errors(
             self.action_expert,
-            batch["actions"].to(condition.dtype),
+            batch["actions"],
             batch["is_pad"],
             condition,
             expert.noise_draws,

@@ -19,11 +19,15 @@ from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Row, Worker
 from st4vla.platform.train.stage import run_stage
 
+# Lies beside checkpoints that one process keeps; Ray Train keeps an account of its own, and knows none but its own.
+KEPT_ALONE = "kept_by_one_process"
+
 
 class FolderReporter:
     """Keep checkpoints in a folder, newest last, and hand progress to a function.
 
-    A checkpoint is written under a hidden name and renamed, so that a killed run leaves whole ones only.
+    A checkpoint is written under a hidden name and renamed, so that a killed run leaves whole ones only. The file
+    `KEPT_ALONE` beside them says who keeps them.
     """
 
     def __init__(self, folder: Path, saving: SavingConfig, tell: Callable[[Row], None] = lambda row: None) -> None:
@@ -46,6 +50,7 @@ class FolderReporter:
         def write() -> None:
             with refused_by_disk(self.folder, CheckpointError):
                 finish()
+                (self.folder / KEPT_ALONE).touch()
                 shutil.rmtree(place, ignore_errors=True)
                 hidden.rename(place)
             stands()

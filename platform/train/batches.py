@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -100,12 +101,12 @@ class StepBatches:
         return self._cursor
 
     @property
-    def unreadable(self) -> dict[str, float]:
+    def unreadable(self) -> Counter[str]:
         """How many samples of each dataset this worker could not read since it began."""
-        counts: dict[str, float] = {}
+        counts: Counter[str] = Counter()
         for loader in self._loaders.values():
             for name, count in list(loader.unreadable.items()):
-                counts[label_of(name)] = counts.get(label_of(name), 0.0) + count
+                counts[label_of(name)] += count
         return counts
 
     def close(self) -> None:

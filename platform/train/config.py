@@ -219,6 +219,9 @@ class TrainConfig:
         require(fits, "batch.robot", self.batch.robot, "stage action needs robot samples")
         fits = not self.similarity.every or (self.stage == "action" and self.engine.zero_stage < 3)
         require(fits, "similarity.every", self.similarity.every, "compare in stage action, at ZeRO stage 0, 1 or 2")
+        fits = not (self.similarity.every and self.adapters.rank)
+        remedy = "adapters freeze the weight whose gradients are compared; set similarity.every=0 or adapters.rank=0"
+        require(fits, "similarity.every", self.similarity.every, remedy)
         fits = not self.saving.best or (self.validation.every and self.saving.every % self.validation.every == 0)
         remedy = "validate at every checkpoint: let validation.every divide saving.every"
         require(bool(fits), "saving.best", self.saving.best, remedy)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from st4vla.platform.contracts import ActionSample, GroundingSample, Spatial
+from st4vla.platform.contracts import ActionForm, ActionSample, GroundingSample, Spatial
 from st4vla.platform.data.draw import contact_sheet
+from st4vla.platform.train.metrics import moves_tool
 from st4vla.platform.train.validation import Act, Answer, observation_of
 
 DRAWINGS = "drawings"
@@ -70,6 +71,8 @@ def _around(x: float, y: float, radius: float) -> list[float]:
 def act_open_loop(chunks: Sequence[ActionSample], act: Act, batch_size: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Predict the chunks of one episode that follow each other, each from the recorded frame it starts at.
 
+    One episode is of one embodiment, whose statistics scale all its chunks.
+
     Returns:
         predicted and demonstrated actions, both [N,A], rows after the episode's end left out.
     """
@@ -77,18 +80,20 @@ def act_open_loop(chunks: Sequence[ActionSample], act: Act, batch_size: int = 8)
     for start in range(0, len(chunks), batch_size):
         batch = chunks[start : start + batch_size]
         keys = [(start + offset, 0) for offset in range(len(batch))]
-        predicted += act([observation_of(sample) for sample in batch], keys)
+        predicted += act([observation_of(sample) for sample in batch], keys, batch[0].statistics_key)
     rows = [~np.asarray(sample.is_pad, bool) for sample in chunks]
     kept = [actions[row] for actions, row in zip(predicted, rows, strict=True)]
     return np.concatenate(kept), np.concatenate([s.actions[row] for s, row in zip(chunks, rows, strict=True)])
 
 
-def plot_actions(predicted: np.ndarray, demonstrated: np.ndarray, chunk: int, title: str, path: Path) -> None:
+def plot_actions(
+    predicted: np.ndarray, demonstrated: np.ndarray, chunk: int, title: str, path: Path, form: ActionForm
+) -> None:
     """Plot every column of two runs of actions [N,A] over the control steps; a grey line where a chunk begins."""
     from matplotlib.figure import Figure
 
     count = demonstrated.shape[1]
-    names = AXES if count == len(AXES) else [f"column {number}" for number in range(count)]
+    names = AXES if moves_tool(form, count) else [f"column {number}" for number in range(count)]
     figure = Figure(figsize=(9, 1.3 * count + 0.8), layout="constrained")
     figure.suptitle(title)
     panels: Any = figure.subplots(count, 1, sharex=True, squeeze=False)
@@ -110,14 +115,20 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path | None, questions: Sequence[GroundingSample], episode: Sequence[ActionSample], name: str
+        self,
+        folder: Path | None,
+        questions: Sequence[GroundingSample],
+        episode: Sequence[ActionSample],
+        name: str,
+        form: ActionForm = "delta_end_effector",
     ) -> None:
         """Take the questions and the chunks of an episode as they are.
 
         Args:
             name: what the plot calls the episode.
+            form: what its actions are.
         """
-        self.folder, self.questions, self.episode, self.name = folder, questions, episode, name
+        self.folder, self.questions, self.episode, self.name, self.form = folder, questions, episode, name, form
 
     def draw(self, step: int, answer: Answer, act: Act) -> None:
         """Ask, act, and write `answers_STEP.png` and `actions_STEP.png`."""
@@ -131,7 +142,7 @@ class Gallery:
         if actions is not None:
             chunk = self.episode[0].actions.shape[0]
             title = f"step {step}: {self.name}, open loop"
-            plot_actions(*actions, chunk, title, self.folder / f"actions_{step:07d}.png")
+            plot_actions(*actions, chunk, title, self.folder / f"actions_{step:07d}.png", self.form)
 
 
 def drawn_at(folder: Path, step: int) -> list[Path]:

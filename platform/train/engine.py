@@ -18,7 +18,7 @@ from st4vla.platform.errors import CheckpointError
 from st4vla.platform.train.average import Average
 from st4vla.platform.train.background import Finish, Snapshot
 from st4vla.platform.train.config import TrainConfig
-from st4vla.platform.train.objective import Losses, Objective
+from st4vla.platform.train.objective import EXACT, Losses, Objective
 from st4vla.platform.train.optimiser import build_optimiser, set_learning_rates
 from st4vla.platform.train.universal import TAG, WORLD, convert, drop_converted, fits, universal_folder
 
@@ -115,13 +115,14 @@ class TrainEngine:
         optimiser = build_optimiser(model.named_parameters(), config.optimiser)
         self._trained = [one for group in optimiser.param_groups for one in group["params"]]
         self._norm: torch.Tensor | None = None
-        self._average = Average(model, config.average) if config.average.decay else None
         self._engine, self._optimiser, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimiser,
             config=deepspeed_settings(config, world_size, self._universal),
             dist_init_required=False,
         )
+        # Not before: DeepSpeed brings the weights to their device, and the averages are to lie beside them.
+        self._average = Average(model, config.average) if config.average.decay else None
         self._zero = deepspeed.zero
         self._world = {"workers": world_size, "zero_stage": config.engine.zero_stage}
         self._copies = self._engine.checkpoint_engine = copying_engine()
@@ -253,10 +254,10 @@ class TrainEngine:
         return client["counters"]
 
     def _place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: self._place_value(value) for key, value in batch.items()}
+        return {key: self._place_value(value, key == EXACT) for key, value in batch.items()}
 
-    def _place_value(self, value: Any) -> Any:
+    def _place_value(self, value: Any, exact: bool) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        dtype = self.dtype if value.is_floating_point() else value.dtype
+        dtype = self.dtype if value.is_floating_point() and not exact else value.dtype
         return value.to(self.device, dtype, non_blocking=True)

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from st4vla.platform.contracts import ActionSample, GroundingSample
@@ -14,37 +16,54 @@ from st4vla.platform.train.drawings import DRAWINGS, Gallery, chosen
 from st4vla.platform.train.job import StageJob
 from st4vla.platform.train.loop import Inspection, Row, Worker
 from st4vla.platform.train.predict import Predictor, placed
-from st4vla.platform.train.similarity import compare_objectives
+from st4vla.platform.train.similarity import compare_objectives, shared_weight
 from st4vla.platform.train.sources import LeRobotSource, Sources, TrainingSource
-from st4vla.platform.train.validation import ACTION_METRICS, GROUNDING_METRICS, Tally, score_actions, score_grounding
+from st4vla.platform.train.validation import (
+    ACTION_METRICS,
+    GROUNDING_METRICS,
+    SOMETIMES,
+    Tally,
+    score_actions,
+    score_grounding,
+)
 
 logger = logging.getLogger(__name__)
 MOST_CHUNKS = 32
+Sample = TypeVar("Sample")
 
 
 def inspections(
-    job: StageJob, sources: Sources, processor: Processor, worker: Worker, device: torch.device
+    job: StageJob, sources: Sources, model: St4vlaModel, processor: Processor, worker: Worker, device: torch.device
 ) -> list[Inspection]:
-    """List what is measured on the policy now and then."""
-    found = [Inspection("validation", job.train.validation.every, validator(job, sources, processor, worker, device))]
+    """List what is measured on the policy now and then; `model` says by now which of its weights are trained."""
+    validate = validator(job, sources, processor, worker, device)
+    found = [Inspection("validation", job.train.validation.every, validate, SOMETIMES)]
     if every := job.train.similarity.every:
-        found.append(Inspection("similarity", every, prober(job, processor, worker)))
+        found.append(Inspection("similarity", every, prober(job, model, processor, worker)))
     return found
 
 
-def prober(job: StageJob, processor: Processor, worker: Worker) -> Callable[[torch.nn.Module, int], Row]:
+def prober(
+    job: StageJob, model: St4vlaModel, processor: Processor, worker: Worker
+) -> Callable[[torch.nn.Module, int], Row]:
     """Give the function that compares the objectives' gradients on this worker's share of a probe, read once.
 
     The probe's questions are asked also where training asks none, so that a run on actions alone can be watched.
 
     Raises:
-        ConfigError: too few held-out samples for every worker to have its share.
+        ConfigError: too few held-out samples for every worker to have its share, or the weight that the gradients are
+            compared on is not trained.
     """
+    if not shared_weight(model).requires_grad:
+        raise ConfigError(
+            "similarity.every compares gradients on the planner's last query projection, which is frozen here; "
+            "give optimiser.learning_rates.planner a rate above 0, or set similarity.every=0"
+        )
     config, share = job.train.similarity, slice(worker.rank, None, worker.world_size)
     sources = Sources(job.robot, job.grounding, job.reading, job.train.seed)
-    robot = [sample for one in sources.robot for sample in one.held_out_robot(config.samples)][: config.samples][share]
-    asked = [sample for one in sources.grounding for sample in one.held_out_grounding(config.samples)]
-    asked = asked[:: max(1, len(asked) // config.samples)][: config.samples][share]
+    robot = spread([s for one in sources.robot for s in one.held_out_robot(config.samples)], config.samples)[share]
+    asked = [s for one in sources.grounding for s in one.held_out_grounding(config.samples)]
+    asked = spread(asked, config.samples)[share]
     if not robot or not asked:
         raise ConfigError(
             "similarity.every compares gradients on held-out actions and questions, and there are too few of them; "
@@ -58,6 +77,12 @@ def prober(job: StageJob, processor: Processor, worker: Worker) -> Callable[[tor
         return compare_objectives(model, grounding, actions, config.energy, worker.world_size)
 
     return compare
+
+
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Choose up to `count` samples, evenly spread, so that each of several datasets has its part."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+    return [samples[place] for place in places]
 
 
 def validator(
@@ -74,7 +99,7 @@ def validator(
         assert isinstance(model, St4vlaModel)
         tally = Tally([*ACTION_METRICS, *GROUNDING_METRICS])
         predictor = Predictor(model, processor)
-        score_actions(robot, predictor.act, tally)
+        score_actions(robot, predictor.act, tally, job.policy.action_form, processor.statistics)
         score_grounding(questions, predictor.answer, tally)
         if drawn is not None:
             drawn.draw(step, predictor.answer, predictor.act)
@@ -89,7 +114,7 @@ def gallery(job: StageJob, sources: Sources, asked: Sequence[GroundingSample], w
         return None
     episode, name = held_out_episode(sources.robot)
     folder = Path(job.folder) / DRAWINGS if worker.rank == 0 else None
-    return Gallery(folder, chosen(asked, job.drawn), episode, name)
+    return Gallery(folder, chosen(asked, job.drawn), episode, name, job.policy.action_form)
 
 
 def held_out_episode(sources: Sequence[TrainingSource]) -> tuple[list[ActionSample], str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from st4vla.platform.errors import ConfigError
 from st4vla.platform.train.background import Begin, Finish, Stopwatch
 from st4vla.platform.train.config import TrainConfig
 from st4vla.platform.train.engine import TrainEngine
@@ -35,7 +37,7 @@ class Batches(Protocol):
     def cursor(self) -> dict[str, Any]: ...
 
     @property
-    def unreadable(self) -> dict[str, float]: ...
+    def unreadable(self) -> Mapping[str, int]: ...
 
 
 class Reporter(Protocol):
@@ -62,11 +64,13 @@ class Inspection:
         name: its figures are told as "name/figure".
         every: steps between two; 0 measures at the end only.
         measure: takes the policy, dropout off and every weight present, and the step; all workers call it in step.
+        sometimes: figures that it may lack now and then, e.g. while no answer can be read.
     """
 
     name: str
     every: int
     measure: Callable[[torch.nn.Module, int], Row]
+    sometimes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class Trainer:
         samples = (self.config.batch.robot + self.config.batch.grounding) * steps
         row = {f"loss/{name}": value for name, value in means.items()}
         row |= {f"learning_rate/{pattern}": rate for pattern, rate in rates.items()}
-        row |= {f"unreadable/{name}": count for name, count in lost.items()}
+        row |= {f"unreadable/{name}": float(count) for name, count in lost.items()}
         row |= {
             "step": float(done),
             "samples_per_s": samples / busy_s if busy_s else 0.0,
@@ -213,6 +217,7 @@ class Trainer:
 
     def _save(self, done: int, row: Row) -> None:
         self.guard.check()
+        self._check_best(done, row)
         counters = {"step": done, "cursor": self.batches.cursor()}
         watch = Stopwatch(self._tell, done, self.clock)
 
@@ -234,6 +239,17 @@ class Trainer:
         self.reporter.checkpoint(done, begin, row, watch.stands)
         watch.go_on()
 
+    def _check_best(self, done: int, row: Row) -> None:
+        """Raise ConfigError where nothing measures the figure that ranks checkpoints: any order would do then."""
+        best = self.config.saving.best
+        sometimes = {f"{one.name}/{figure}" for one in self.inspections for figure in one.sometimes}
+        if best and best not in row.keys() | sometimes:
+            measured = ", ".join(name for name in row if name.startswith("validation/")) or "none"
+            raise ConfigError(
+                f"saving.best is {best!r}, which was not measured at step {done}; validation gives: {measured}. "
+                "Name one of these, in a new run_dir, or give it held-out samples to measure."
+            )
+
     def _tell(self, row: Row) -> None:
         if self.worker.rank == 0:
             self.reporter.progress(row)
@@ -247,7 +263,7 @@ class Meter:
 
     def _clear(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
         self.micro_batches = 0
         self.wait_s = 0.0
         self.busy_s = 0.0
@@ -263,11 +279,11 @@ class Meter:
         self.busy_s += seconds
         for name, value in {"total": total, **parts}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.counts[name] += 1
 
     def drain(
-        self, world_size: int, unreadable: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, float], tuple[float, ...]]:
+        self, world_size: int, unreadable: Mapping[str, int]
+    ) -> tuple[dict[str, float], dict[str, int], tuple[float, ...]]:
         """Give mean losses, counts of unreadable samples, and (wait s, busy s, operations) of one worker; start anew.
 
         Workers may have seen different parts (a batch without dense labels has no dense loss), so names travel too.
@@ -284,8 +300,8 @@ class Meter:
         for name in dict.fromkeys(name for parts, *_ in everyone for name in parts):
             seen = [parts[name] for parts, *_ in everyone if name in parts]
             means[name] = sum(value for value, _ in seen) / sum(count for _, count in seen)
-        lost: dict[str, float] = {}
-        for name, count in (entry for _, counts, _ in everyone for entry in counts.items()):
-            lost[name] = lost.get(name, 0.0) + count
+        lost: Counter[str] = Counter()
+        for _, counts, _ in everyone:
+            lost.update(counts)
         rest = zip(*(figures for *_, figures in everyone), strict=True)
         return means, lost, tuple(sum(each) / world_size for each in rest)

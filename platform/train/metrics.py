@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from st4vla.platform.contracts import Box, GroundingSample, Point, Spatial
+from st4vla.platform.contracts import ActionForm, Box, GroundingSample, Point, Spatial
 
 IOU_THRESHOLD = 0.5
 TRACE_POINTS = 8
 GRIPPER_OPEN = 0.5
+ARM = 7  # columns of a tool's motion: translation, rotation, gripper
 
 
 def box_iou(one: Box, other: Box) -> float:
@@ -61,8 +62,38 @@ def quaternion(rotation: np.ndarray) -> np.ndarray:
     return np.concatenate([np.cos(half), rotation / 2.0 * np.sinc(half / np.pi)], axis=-1)
 
 
+def moves_tool(form: ActionForm, width: int) -> bool:
+    """Say whether actions of this form and width are a tool's motion in m and rad, and its gripper."""
+    return form == "delta_end_effector" and width == ARM
+
+
+def action_scores(
+    predicted: np.ndarray, truth: np.ndarray, is_pad: np.ndarray, form: ActionForm, spread: np.ndarray
+) -> dict[str, float]:
+    """Score one chunk [T,A] open loop as its form allows: by `action_errors` for a tool's motion, else `spread_error`.
+
+    Args:
+        spread: standard deviation of each column over the data, [A].
+    """
+    if moves_tool(form, np.asarray(truth).shape[-1]):
+        return action_errors(predicted, truth, is_pad)
+    return spread_error(predicted, truth, is_pad, spread)
+
+
+def spread_error(predicted: np.ndarray, truth: np.ndarray, is_pad: np.ndarray, spread: np.ndarray) -> dict[str, float]:
+    """Give "action_error": the mean absolute error of a chunk [T,A], each column over its spread [A].
+
+    Rows after the episode's end are left out; empty if there is no other. A column that never moves is not divided.
+    """
+    rows = ~np.asarray(is_pad, dtype=bool)
+    if not rows.any():
+        return {}
+    errors = np.abs(np.asarray(predicted)[rows] - np.asarray(truth)[rows])
+    return {"action_error": float((errors / np.where(spread > 0, spread, 1.0)).mean())}
+
+
 def action_errors(predicted: np.ndarray, truth: np.ndarray, is_pad: np.ndarray) -> dict[str, float]:
-    """Score one chunk [T,7] open loop, rows after the episode's end left out.
+    """Score one chunk [T,7] of a tool's motion open loop, rows after the episode's end left out.
 
     Returns:
         means over the rows: translation error in mm, rotation error in rad, share of rows whose gripper is on the

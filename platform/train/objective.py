@@ -7,6 +7,8 @@ import torch
 
 Losses = dict[str, torch.Tensor]
 Batch = Mapping[str, Any]
+# What a batch keeps in fp32 when it goes to a model in bf16: noise is mixed into it, and the least of it would be lost.
+EXACT = "actions"
 
 
 class Trainable(Protocol):

@@ -13,6 +13,7 @@ from st4vla.platform.contracts import GroundingSample, Observation, Spatial
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.spatial import Shape, SpatialParseError
+from st4vla.platform.train.objective import EXACT
 
 MOST_TOKENS = 64
 SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "target": "point", "trace": "trace"}
@@ -37,15 +38,22 @@ class Predictor:
         return [self._read(sample, row) for sample, row in zip(asked, rows, strict=True)]
 
     @torch.no_grad()
-    def act(self, seen: Sequence[Observation], keys: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Give a chunk [T,A] in physical units for each observation, its noise drawn from its key."""
-        batch = placed(self.processor.encode_observations(seen), self.model)
+    def act(
+        self, seen: Sequence[Observation], keys: Sequence[tuple[int, int]], statistics_key: str = ""
+    ) -> list[np.ndarray]:
+        """Give a chunk [T,A] in physical units for each observation, its noise drawn from its key.
+
+        Args:
+            statistics_key: the embodiment that all of them are of; the policy's own unless given.
+        """
+        embodiment = statistics_key or self.model.config.statistics_key
+        prompts = self.processor.encode_prompts([one.instruction for one in seen])
+        batch = placed(prompts | self.processor.encode_views(seen, embodiment), self.model)
         plan, mask = self.model.plan(batch)
         condition = self.model.condition(plan, mask, batch["images"], batch.get("state"))
         noise = torch.from_numpy(np.stack([self._noise(key) for key in keys])).to(self.device, condition.dtype)
         actions = self.model.sample(condition, noise).float().cpu().numpy()
-        normalizer = self.processor.normalizer(self.model.config.statistics_key)
-        return list(normalizer.unnormalize_action(actions))
+        return list(self.processor.normalizer(embodiment).unnormalize_action(actions))
 
     def _noise(self, key: tuple[int, int]) -> np.ndarray:
         config = self.model.config
@@ -62,9 +70,9 @@ class Predictor:
 
 
 def placed(batch: Mapping[str, torch.Tensor], model: torch.nn.Module) -> dict[str, Any]:
-    """Bring a batch to a model's device and precision."""
+    """Bring a batch to a model's device and precision; actions to be noised keep theirs."""
     weight = next(model.parameters())
     return {
-        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        name: value.to(weight.device, weight.dtype if value.is_floating_point() and name != EXACT else value.dtype)
         for name, value in batch.items()
     }

@@ -27,7 +27,7 @@ class LeRobotSource:
         dataset_config: DatasetConfig = build(
             DatasetConfig, {"path": config.path} | usual | dict(config.options), "data.options"
         )
-        check_forms(dataset_config, reading)
+        check_forms(dataset_config, reading.action_form, reading.rotation)
         cache = FrameCache(reading.frame_cache) if reading.frame_cache else None
         self.dataset: LeRobotDataset = open_dataset(dataset_config, cache)
         self.name = title_of(config.path)
@@ -139,17 +139,27 @@ class Sources:
         return [EmbodimentStatistics.merge(parts) for parts in found.values()]
 
 
-def check_forms(config: DatasetConfig, reading: ReadingConfig) -> None:
-    """Raise DataError where a dataset states another form of actions or rotations than the policy means."""
+def check_forms(
+    config: DatasetConfig,
+    action_form: str,
+    rotation: str,
+    remedy: str = "set ++{setting}={stated}, or leave the dataset out.",
+) -> None:
+    """Raise DataError where a dataset states another form of actions or rotations than the policy means.
+
+    Args:
+        action_form, rotation: the policy's, as in `ReadingConfig`; "" checks nothing.
+        remedy: what to do, for the message; {setting} names the policy's setting, {stated} what the dataset says.
+    """
     compared = {
-        "action_form": (config.action_form, reading.action_form, "policy.action_form"),
-        "rotation": (config.rotation, reading.rotation, "policy.semantics.rotation"),
+        "action_form": (config.action_form, action_form, "policy.action_form"),
+        "rotation": (config.rotation, rotation, "policy.semantics.rotation"),
     }
     for name, (stated, meant, setting) in compared.items():
         if stated and meant and stated != meant:
             raise DataError(
                 f"{config.path}: options.{name} says {stated!r} of its actions, the policy means {meant!r}; "
-                f"set ++{setting}={stated}, or leave the dataset out."
+                + remedy.format(setting=setting, stated=stated)
             )
 
 

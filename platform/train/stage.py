@@ -102,7 +102,7 @@ def run_stage(
             reporter,
             worker,
             writer(job, processor, engine.snapshot),
-            inspections(job, sources, processor, worker, device),
+            inspections(job, sources, model, processor, worker, device),
             LossGuard(Path(job.folder) if job.folder else None, worker.rank),
             speed=Speed(FlopCount(job.policy, model), device_peak(device)),  # the engine has frozen what is not trained
         )

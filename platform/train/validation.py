@@ -1,13 +1,14 @@
 """Score a policy on held-out samples, shared out over the workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from st4vla.platform.contracts import ActionSample, GroundingSample, Observation, Spatial
-from st4vla.platform.train.metrics import action_errors, grounding_scores
+from st4vla.platform.contracts import ActionForm, ActionSample, GroundingSample, Observation, Spatial
+from st4vla.platform.data.statistics import EmbodimentStatistics
+from st4vla.platform.train.metrics import action_scores, grounding_scores
 
 GROUNDING_METRICS = (
     "answer_rate",
@@ -19,10 +20,13 @@ GROUNDING_METRICS = (
     "subgoal_match",
     "words_match",
 )
-ACTION_METRICS = ("action_translation_mm", "action_rotation_rad", "gripper_accuracy")
+# Taken over readable answers only, so that an untrained planner has none.
+SOMETIMES = ("trace_error_px",)
+ACTION_METRICS = ("action_translation_mm", "action_rotation_rad", "gripper_accuracy", "action_error")
 
 Answer = Callable[[Sequence[GroundingSample]], Sequence[Spatial | None]]
-Act = Callable[[Sequence[Observation], Sequence[tuple[int, int]]], Sequence[np.ndarray]]
+# Observations of one embodiment, the keys of their noise, and that embodiment's statistics key -> chunks.
+Act = Callable[[Sequence[Observation], Sequence[tuple[int, int]], str], Sequence[np.ndarray]]
 
 
 class Tally:
@@ -54,14 +58,39 @@ def observation_of(sample: ActionSample) -> Observation:
     return Observation(images=sample.images, state=sample.state, instruction=sample.instruction)
 
 
-def score_actions(samples: Sequence[ActionSample], act: Act, tally: Tally, batch_size: int = 8) -> None:
-    """Predict every sample's chunk open loop and count its errors; noise is drawn by the sample's place."""
-    for start in range(0, len(samples), batch_size):
-        batch = samples[start : start + batch_size]
-        keys = [(start + offset, 0) for offset in range(len(batch))]
-        chunks = act([observation_of(sample) for sample in batch], keys)
-        for sample, actions in zip(batch, chunks, strict=True):
-            tally.add(action_errors(actions, sample.actions, sample.is_pad))
+def places_by_key(samples: Sequence[ActionSample]) -> dict[str, list[int]]:
+    """Give the places of the samples of every embodiment, by its statistics key."""
+    places: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        places.setdefault(sample.statistics_key, []).append(place)
+    return places
+
+
+def score_actions(
+    samples: Sequence[ActionSample],
+    act: Act,
+    tally: Tally,
+    form: ActionForm,
+    statistics: Mapping[str, EmbodimentStatistics],
+    batch_size: int = 8,
+) -> None:
+    """Predict every sample's chunk open loop, in its own embodiment's scale, and count its errors.
+
+    Noise is drawn by the sample's place among all.
+
+    Args:
+        form: what the policy's actions are.
+        statistics: of every embodiment that a sample is of, by its key.
+    """
+    for embodiment, places in places_by_key(samples).items():
+        spread = statistics[embodiment].action.std
+        for start in range(0, len(places), batch_size):
+            batch = places[start : start + batch_size]
+            chunks = act(
+                [observation_of(samples[place]) for place in batch], [(place, 0) for place in batch], embodiment
+            )
+            for place, actions in zip(batch, chunks, strict=True):
+                tally.add(action_scores(actions, samples[place].actions, samples[place].is_pad, form, spread))
 
 
 def score_grounding(samples: Sequence[GroundingSample], answer: Answer, tally: Tally, batch_size: int = 16) -> None:

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from st4vla.platform.contracts import ActionSample, Policy
+from st4vla.platform.contracts import ActionForm, ActionSample, Policy
 from st4vla.platform.data.lerobot_config import DatasetConfig
 from st4vla.platform.data.lerobot_reader import LeRobotDataset, open_dataset
 from st4vla.platform.data.remote import DOWNLOADS
 from st4vla.platform.errors import ConfigError, DataError
 from st4vla.platform.train.config import build
-from st4vla.platform.train.metrics import action_errors
+from st4vla.platform.train.metrics import action_scores
+from st4vla.platform.train.sources import check_forms
 from st4vla.platform.train.validation import observation_of
 from st4vla.workers.rollout.policies import PolicySource
 
 log = logging.getLogger(__name__)
-ARM = 7
+ROTATIONS = {"rotation_vector": "vector", "euler_xyz": "euler"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class OpenLoopResult:
         frames: looks.
         by_dimension: mean absolute error of each action dimension, in its own unit, [A].
         by_step: the same mean over dimensions by place in the chunk, each dimension over its standard deviation, [T].
-        figures: for an arm, translation in mm, rotation in rad and gripper side (`action_errors`), means over looks.
+        figures: for a tool's motion, translation in mm, rotation in rad and gripper side, else the mean error over the
+            spread (`action_scores`); means over looks.
         traces: a few episodes to draw: recorded and predicted first actions, each [N,A].
     """
 
@@ -85,16 +87,38 @@ class OpenLoopResult:
         }
 
 
+def load_for(config: OpenLoopConfig) -> Policy:
+    """Load the policy, acting for the embodiment that the options name.
+
+    Raises:
+        ConfigError: it has no statistics to choose among.
+        PolicyError: the checkpoint has no statistics of that embodiment.
+    """
+    from st4vla.platform.policy.inference import InferenceConfig
+
+    key = config.options.get("statistics_key")
+    policy = config.policy.load(InferenceConfig(statistics_key=key) if key else None)
+    if key and policy.spec.statistics_key != key:
+        raise ConfigError(
+            f"dataset_options.statistics_key is {key!r}, but policy={config.policy.title} keeps no statistics by which "
+            "it could act for another embodiment; leave the key out, or name a checkpoint of `st4vla train`."
+        )
+    return policy
+
+
 def open_for(policy: Policy, config: OpenLoopConfig) -> LeRobotDataset:
     """Open the dataset as the policy needs it.
 
     Raises:
-        DataError: its actions or states have another width than the policy's.
+        DataError: its actions have another width than the policy's, or are stated to be of another form.
     """
     spec = policy.spec
     usual = {"cameras": spec.cameras, "statistics_key": spec.statistics_key, "downloads": config.downloads}
     settings = {"path": config.path} | usual | dict(config.options)
-    dataset = open_dataset(build(DatasetConfig, settings, "dataset_options"))
+    asked: DatasetConfig = build(DatasetConfig, settings, "dataset_options")
+    remedy = "score it on recordings of its own form, or correct dataset_options."
+    check_forms(asked, spec.action_form, ROTATIONS[spec.rotation_form], remedy)
+    dataset = open_dataset(asked)
     width = dataset.columns.actions.shape[1]
     if width != spec.action_dim:
         raise DataError(
@@ -131,11 +155,15 @@ def score(policy: Policy, dataset: LeRobotDataset, config: OpenLoopConfig) -> Op
         acted = policy.act([observation_of(sample) for sample in part], [str(key[0]) for key in keys], keys)
         samples += part
         chunks += [chunk.actions for chunk in acted]
-    return summarise(shown, samples, chunks, dataset.columns.actions.std(0))
+    return summarise(shown, samples, chunks, dataset.columns.actions.std(0), policy.spec.action_form)
 
 
 def summarise(
-    shown: Sequence[tuple[int, int]], samples: Sequence[ActionSample], chunks: Sequence[np.ndarray], spread: np.ndarray
+    shown: Sequence[tuple[int, int]],
+    samples: Sequence[ActionSample],
+    chunks: Sequence[np.ndarray],
+    spread: np.ndarray,
+    form: ActionForm,
 ) -> OpenLoopResult:
     """Turn chunks and recorded actions into errors; rows after an episode's end count nowhere."""
     truth_NTA, guess_NTA = np.stack([sample.actions for sample in samples]), np.stack(list(chunks))
@@ -145,11 +173,10 @@ def summarise(
     scaled_NT = (errors_NTA / np.where(spread > 0, spread, 1)).mean(-1)
     by_step = scaled_NT.sum(0) / np.maximum(counts_NT.sum(0), 1)
     scores = [
-        action_errors(chunk, sample.actions, sample.is_pad)
+        action_scores(chunk, sample.actions, sample.is_pad, form, spread)
         for sample, chunk in zip(samples, chunks, strict=True)
-        if truth_NTA.shape[-1] == ARM
     ]
-    figures = {name: float(np.mean([one[name] for one in scores if name in one])) for name in (scores or [{}])[0]}
+    figures = {name: float(np.mean([one[name] for one in scores if name in one])) for name in scores[0]}
     traces = []
     for episode in list(dict.fromkeys(number for number, _ in shown))[:3]:
         rows = [place for place, (number, _) in enumerate(shown) if number == episode]
@@ -179,7 +206,7 @@ def run(config: OpenLoopConfig, folder: Path, tracker: Any) -> OpenLoopResult:
     """Score, write `open_loop.json` and `open_loop.png`, and record both."""
     if config.policy.is_expert:
         raise ConfigError("policy=expert acts inside a simulated world; recordings have none. Name another policy.")
-    policy = config.policy.load()
+    policy = load_for(config)
     dataset = open_for(policy, config)
     result = score(policy, dataset, config)
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,15 @@ import logging
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from st4vla.platform.contracts import Policy
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
 from st4vla.platform.policy.remote import RemoteConfig, RemotePolicy
+
+if TYPE_CHECKING:
+    from st4vla.platform.policy.inference import InferenceConfig
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +128,11 @@ class PolicySource:
                 total.update(_content_digest(path))
         return total.hexdigest()[:16]
 
-    def load(self) -> Policy:
+    def load(self, inference: "InferenceConfig | None" = None) -> Policy:
         """Load it in this process.
+
+        Args:
+            inference: how a checkpoint is run, where that is not left to it.
 
         Raises:
             CheckpointError: the folder is incomplete or of another architecture.
@@ -138,8 +145,9 @@ class PolicySource:
         if self.is_remote and self.remote is not None:
             return RemotePolicy(self.remote)
         from st4vla.platform.checkpoint import load_policy
+        from st4vla.platform.policy.inference import AS_SAVED
 
-        return load_policy(Path(self.name))
+        return load_policy(Path(self.name), inference=inference or AS_SAVED)
 
 
 def _content_digest(path: Path) -> bytes:

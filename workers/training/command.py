@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.checkpoint import read_policy_yaml
-from st4vla.platform.data.address import absolute
+from st4vla.platform.data.address import absolute, is_remote
 from st4vla.platform.data.frame_cache import FrameCacheConfig
 from st4vla.platform.data.grounding import GroundingConfig
 from st4vla.platform.data.picture_formats import OPENERS
 from st4vla.platform.data.remote import pinned
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.config import PolicyConfig
-from st4vla.platform.train.alone import run_alone
+from st4vla.platform.train.alone import KEPT_ALONE, run_alone
 from st4vla.platform.train.config import TrainConfig, build
 from st4vla.platform.train.folder import BEST, finished, publish, ranked, remember
 from st4vla.platform.train.job import StageJob, check_job
@@ -36,6 +36,8 @@ FREE_KEYS = (
     *("workers", "min_workers", "gpus_per_worker", "downloads", "drawn"),
 )
 CHECKPOINTS = "checkpoints"
+# Ray Train's account of the checkpoints; it goes on from what is named there, and knows no other.
+KEPT_BY_RAY = "checkpoint_manager_snapshot.json"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def main(cfg: Any) -> int:
     if going_on and (done := finished(run.folder)):
         log.info("%s is trained already; name another run_dir to train again", done)
         return 0
+    check_carrier(run)
     for size in run.sizes:
         job.train.batch.check_divides(max(1, size))
     sources = check_job(job)
@@ -122,6 +125,25 @@ def train(job: StageJob, run: RunConfig, engine: Any, tell: Any) -> Path:
         return fit(job, run, tell)
 
 
+def check_carrier(run: RunConfig) -> None:
+    """Raise ConfigError where the run's checkpoints were left by the other way to run, with Ray or in one process.
+
+    Ray would not see those of one process and begin anew; one process would remove some that Ray counts on.
+    """
+    place = run.folder / CHECKPOINTS
+    alone, by_ray = (place / KEPT_ALONE).exists(), (place / KEPT_BY_RAY).exists()
+    if alone and run.workers:
+        raise ConfigError(
+            f"{run.folder} was begun with workers=0, and workers is {run.workers}; Ray would not find its checkpoints "
+            "and begin at step 0. Go on with workers=0, or give the new run its own folder with run_dir=..."
+        )
+    if by_ray and not run.workers:
+        raise ConfigError(
+            f"{run.folder} was begun on Ray, and workers is 0; go on with any other number of workers, workers=1 for "
+            "one alone, or give the new run its own folder with run_dir=..."
+        )
+
+
 def with_parents_policy(settings: Any) -> dict[str, Any]:
     """Put the parent's own policy in the place of the preset, where `policy_of_parent` asks for it."""
     if not settings["policy_of_parent"]:
@@ -146,7 +168,16 @@ def with_pinned_data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_run(settings: Mapping[str, Any]) -> RunConfig:
-    """Make the checked run config from composed settings."""
+    """Make the checked run config from composed settings.
+
+    Raises:
+        ConfigError: the run's folder is an address; checkpoints are written with a file system's renames and links.
+    """
+    if "://" in settings["run_dir"] or is_remote(settings["run_dir"]):
+        raise ConfigError(
+            f"run_dir is {settings['run_dir']!r}, an address; a run's folder lies on a file system that all workers "
+            "share. Mount the bucket, or name a folder on NFS, and give its path as run_dir"
+        )
     keys = ("workers", "min_workers", "gpus_per_worker", "max_failures", "name")
     return RunConfig(Path(settings["run_dir"]).absolute(), **{key: settings[key] for key in keys})
 

@@ -107,6 +107,32 @@ def test_noise_is_mixed_in_by_the_schedule():
     assert mixed.item() == pytest.approx(math.sqrt(level) + 2 * math.sqrt(1 - level), rel=1e-5)
 
 
+def test_bf16_actions_get_the_whole_of_a_small_noise():
+    actions, noise = torch.zeros(2, 1, 1, dtype=torch.bfloat16), torch.ones(2, 1, 1)
+    mixed = add_noise(actions, noise, torch.tensor([0, 1]), 100)
+    assert mixed.flatten().tolist() == pytest.approx([0.0251, 0.0418], abs=1e-4)
+
+
+def test_a_bf16_expert_reads_bf16_and_learns_from_noise_drawn_in_fp32():
+    read = []
+
+    class Silent:
+        training = False
+
+        def __call__(self, noisy, steps, condition):
+            read.append(noisy)
+            return torch.zeros_like(noisy)
+
+    silent: Any = Silent()
+    condition, is_pad = torch.zeros(2, 4, 32, dtype=torch.bfloat16), torch.zeros(2, 3, dtype=torch.bool)
+    errors = []
+    for given in (condition, condition.float()):
+        generator = torch.Generator().manual_seed(0)
+        errors.append(noise_errors(silent, torch.full((2, 3, 2), 0.3), is_pad, given, 2, 100, generator)[0])
+    assert [noisy.dtype for noisy in read] == [torch.bfloat16, torch.float32]
+    assert torch.equal(read[0], read[1].bfloat16()) and torch.equal(*errors)
+
+
 def test_an_untrained_expert_predicts_no_noise_so_its_loss_is_one():
     torch.manual_seed(0)
     fresh = Denoiser(ExpertConfig(width=32, layers=1, heads=2), condition_tokens=4, chunk_length=64, action_dim=7)

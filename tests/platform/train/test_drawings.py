@@ -25,7 +25,8 @@ def chunk(start: int, pad: int = 0) -> ActionSample:
     return ActionSample({"wrist": GREY}, None, "push", actions, np.arange(4) >= 4 - pad, "robot")
 
 
-def act(seen, keys):
+def act(seen, keys, embodiment):
+    assert embodiment == "robot"
     return [np.full((4, 7), key[0], np.float32) for key in keys]
 
 

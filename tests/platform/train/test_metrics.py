@@ -7,6 +7,7 @@ import torch
 from st4vla.platform.contracts import GroundingSample, Spatial
 from st4vla.platform.train.metrics import (
     action_errors,
+    action_scores,
     box_iou,
     grounding_scores,
     point_in_box,
@@ -97,6 +98,16 @@ def test_action_errors_are_millimetres_radians_and_a_share_without_the_padding()
 
 def test_a_chunk_of_padding_alone_is_not_scored():
     assert action_errors(np.zeros((1, 7)), np.zeros((1, 7)), np.array([True])) == {}
+
+
+def test_actions_that_move_no_tool_have_one_error_over_the_spread_of_their_columns():
+    truth, is_pad, spread = np.zeros((2, 6)), np.array([False, True]), np.array([0.5, 1, 1, 1, 1, 0.0])
+    guess = np.array([[1.0, 0, 0, 0, 0, 1.0], [99.0] * 6])
+    assert action_scores(guess, truth, is_pad, "delta_end_effector", spread) == {"action_error": pytest.approx(0.5)}
+    joints = np.zeros((2, 7)), np.ones((2, 7)), is_pad
+    assert action_scores(*joints, "delta_joints", np.full(7, 2.0)) == {"action_error": pytest.approx(0.5)}
+    assert "action_translation_mm" in action_scores(*joints, "delta_end_effector", np.full(7, 2.0))
+    assert action_scores(guess, truth, np.array([True, True]), "absolute_joints", spread) == {}
 
 
 def test_a_tally_gives_means_and_leaves_out_what_nobody_counted():

@@ -85,6 +85,12 @@ def test_clipping_is_ours_without_zero_and_deepspeeds_with_it():
     assert deepspeed_settings(train_config(engine={"zero_stage": 2}), 1)["gradient_clipping"] == 1.0
 
 
+def test_offloading_reaches_deepspeed():
+    told = deepspeed_settings(train_config(engine={"zero_stage": 2, "offload": "cpu"}), 1)
+    assert told["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert "offload_optimizer" not in deepspeed_settings(train_config(engine={"zero_stage": 2}), 1)["zero_optimization"]
+
+
 def test_the_best_stay_and_the_newest_with_them(tmp_path: Path):
     values = {"step_1": 3.0, "step_2": 1.0, "step_3": 2.0, "step_4": 9.0}
     for name, value in values.items():
@@ -102,6 +108,11 @@ def test_the_best_stay_and_the_newest_with_them(tmp_path: Path):
 def test_the_best_can_only_be_told_where_every_checkpoint_is_validated():
     with pytest.raises(ConfigError, match=r"let validation\.every divide saving\.every"):
         train_config(saving={"every": 3, "best": "validation/box_iou"}, validation={"every": 2})
+
+
+def test_gradients_are_not_compared_on_a_weight_that_adapters_freeze():
+    with pytest.raises(ConfigError, match=r"similarity.every is 5; adapters freeze .* adapters.rank=0"):
+        train_config(similarity={"every": 5}, adapters={"rank": 4})
 
 
 def test_a_run_from_before_a_setting_goes_on_with_what_it_had(tmp_path: Path):

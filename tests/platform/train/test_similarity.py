@@ -1,7 +1,14 @@
 """Projection-space similarity says how far two gradients move the same directions."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 
+from st4vla.platform.errors import ConfigError
+from st4vla.platform.train.inspections import prober, spread
+from st4vla.platform.train.loop import Worker
 from st4vla.platform.train.similarity import leading_directions, similarity
 
 
@@ -35,3 +42,19 @@ def test_the_smaller_rank_divides():
 
 def test_a_gradient_of_zero_is_not_compared():
     assert similarity(torch.zeros(2, 2), torch.eye(2), 0.9) == {}
+
+
+def test_a_probe_has_its_part_of_every_dataset():
+    assert spread([*"aaaabbbb"], 4) == ["a", "a", "b", "b"]
+    assert spread(list(range(7)), 4) == [0, 2, 4, 6]
+    assert spread([1, 2], 4) == [1, 2] and spread([], 4) == []
+
+
+def test_a_frozen_planner_has_no_gradients_to_compare():
+    weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    layers = [SimpleNamespace(self_attn=SimpleNamespace(q_proj=SimpleNamespace(weight=weight)))]
+    vlm = SimpleNamespace(model=SimpleNamespace(language_model=SimpleNamespace(layers=layers)))
+    frozen: Any = SimpleNamespace(planner=SimpleNamespace(vlm=vlm))
+    nothing: Any = None
+    with pytest.raises(ConfigError, match=r"frozen here; give optimiser\.learning_rates\.planner a rate above 0"):
+        prober(nothing, frozen, nothing, Worker())

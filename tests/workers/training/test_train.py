@@ -11,7 +11,17 @@ from safetensors.torch import load_file
 from st4vla.platform.checkpoint import load_checkpoint
 from st4vla.platform.cli import compose_command
 from st4vla.platform.errors import CheckpointError, ConfigError, DataError
-from st4vla.workers.training.command import main, read_job, read_sources, with_parents_policy
+from st4vla.platform.train.alone import FolderReporter
+from st4vla.platform.train.config import SavingConfig
+from st4vla.workers.training.command import (
+    RunConfig,
+    check_carrier,
+    main,
+    read_job,
+    read_run,
+    read_sources,
+    with_parents_policy,
+)
 from st4vla.workers.training.progress import read_rows
 
 SMALL = [
@@ -68,6 +78,35 @@ def test_a_dataset_that_is_none_stops_the_command_before_any_worker(workplace: P
         train(workplace / "nowhere", workplace / "run", "stage=grounding")
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "hf:owner/name"])
+def test_a_run_folder_at_an_address_is_refused(address: str):
+    with pytest.raises(ConfigError, match="run_dir is .*an address.*Mount the bucket"):
+        read_run(settings() | {"run_dir": address})
+
+
+def test_a_run_goes_on_the_way_it_was_begun(tmp_path: Path):
+    from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
+    def count(workers: int) -> RunConfig:
+        return RunConfig(tmp_path / "run", workers)
+
+    for workers in (0, 2):
+        check_carrier(count(workers))  # nothing lies there yet
+    reporter = FolderReporter(tmp_path / "run" / "checkpoints", SavingConfig())
+    reporter.checkpoint(2, lambda folder: lambda: None, {}, lambda: None)
+    reporter.close()
+    check_carrier(count(0))
+    with pytest.raises(ConfigError, match="begun with workers=0, and workers is 2; Ray would .* begin at step 0"):
+        check_carrier(count(2))
+    on_ray = tmp_path / "on_ray" / "checkpoints"
+    on_ray.mkdir(parents=True)
+    (on_ray / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).touch()
+    for workers in (1, 2):
+        check_carrier(RunConfig(tmp_path / "on_ray", workers))
+    with pytest.raises(ConfigError, match="begun on Ray, and workers is 0"):
+        check_carrier(RunConfig(tmp_path / "on_ray", 0))
+
+
 def test_actions_of_another_width_are_refused(painted_dataset: Path, workplace: Path):
     with pytest.raises(DataError, match="action rows of width 7, the policy reads 8"):
         train(painted_dataset, workplace / "run", "policy.action_dim=8", "batch.robot=8")
@@ -99,6 +138,16 @@ def test_both_stages_run_in_this_process_and_the_first_is_the_parent(painted_dat
     assert checkpoint.lineage.parent == str(grounded)
     assert checkpoint.lineage.notes["stage"] == "action"
     assert list(checkpoint.processor.statistics) == ["tabletop_panda"]
+
+
+@pytest.mark.slow
+def test_actions_of_six_joints_are_trained_and_validated_to_the_end(painted_dataset: Path, workplace: Path):
+    six = f"data=[{{path: {painted_dataset}, options: {{action: [position, rotation]}}}}]"
+    words = ("policy.action_dim=6", "++policy.action_form=absolute_joints", "batch={robot: 4, grounding: 0}")
+    acting = train(painted_dataset, workplace / "six", six, *words, "workers=0", "steps=1", "drawn=1")
+    assert load_checkpoint(acting).model.config.action_dim == 6
+    figures = set().union(*read_rows(workplace / "six"))
+    assert "validation/action_error" in figures and "validation/action_translation_mm" not in figures
 
 
 def kill_a_worker_after(checkpoints: Path, killed: list[int]) -> None:
