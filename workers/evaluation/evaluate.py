@@ -98,7 +98,8 @@ def _counted(rows: Sequence[Mapping[str, Any]], decision: Decision | None) -> li
     """Leave out what ran beyond the episode at which a sequential test stopped: it depends on how many ran at once."""
     if decision is None or decision.verdict == "open":
         return list(rows)
-    return [row for row in rows if row["episode_id"] in set(decision.ids)]
+    counted = set(decision.ids)
+    return [row for row in rows if row["episode_id"] in counted]
 
 
 def results(summary: Summary, official: Sequence[OfficialTable], decision: Decision | None) -> dict[str, Any]:
