@@ -211,3 +211,9 @@ class ActorClient:
             ) from error
         except exceptions.RayActorError as error:
             raise WorkerLost("the inference actor died before it answered; the episode runs again.") from error
+        except exceptions.RayTaskError:
+            raise
+        except exceptions.RayError as error:  # killed by the memory monitor, or its answer was lost with a node
+            raise WorkerLost(
+                f"the inference actor's answer was lost ({type(error).__name__}); the episode runs again."
+            ) from error
