@@ -122,6 +122,10 @@ def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]], decision: Decis
         "latency": "the clock stops while the policy thinks" if latency is None else f"{latency} (seconds a look)",
         "worker seconds": ", ".join(f"{part} {seconds:.1f}" for part, seconds in budget.items()),
     }
+    if config.statistics:
+        named["statistics"] = ", ".join(
+            f"{key} for {robot}" if robot else key for robot, key in config.statistics.items()
+        )
     if latency is not None:
         named["steps held"] = sum(row["held_steps"] for row in rows)
     if config.stop is not None and decision is not None:
