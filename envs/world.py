@@ -13,24 +13,16 @@ import numpy as np
 import sapien
 import torch
 
-from st4vla.envs import (
-    annotate,
-    focus,
-    geometry,
-    instructions,
-    layout,
-    objects,
-    perturbations,
-    states,
-    suites,
-    tabletop,
-    tasks,
-)
+from st4vla.envs import annotate, focus, layout, perturbations, states, tabletop, tasks
 from st4vla.envs.control import FINGER_OPEN_M
+from st4vla.envs.geometry import yaw_of
+from st4vla.envs.instructions import instruction, names_of
+from st4vla.envs.objects import INDEX
 from st4vla.envs.physics import renew_physics
 from st4vla.envs.progress import Progress
 from st4vla.envs.recording import View, pack, unpack
 from st4vla.envs.stage import Frame, Stage
+from st4vla.envs.suites import wording_of
 from st4vla.platform.contracts import EpisodeSpec, FrameAnnotation, Observation, PolicySpec
 from st4vla.platform.errors import ConfigError, EnvError
 
@@ -114,7 +106,7 @@ class TabletopWorld:
         self._env.reset(seed=spec.seed % 2**31, options={"scenes": [self.scene]})
         self._robot = self._env.agent.robot._objs[0]
         self._tcp_entity = self._env.agent.tcp._objs[0].entity
-        self._bodies = [self._env.things[objects.INDEX[thing.name]]._objs[0] for thing in self.scene.things]
+        self._bodies = [self._env.things[INDEX[thing.name]]._objs[0] for thing in self.scene.things]
 
     @property
     def env(self) -> tabletop.TabletopEnv:
@@ -241,9 +233,8 @@ class TabletopWorld:
     def _change_instruction(self) -> bool:
         placed = tuple(bool(stage) for stage in self._outcome.stages) if self.scene.task == "sort_three" else ()
         self.scene = perturbations.retargeted(self.scene, placed, self._seed)
-        wording = suites.wording_of(self._spec.suite if self._spec is not None else "")
-        names = instructions.names_of(self.scene)
-        self._instruction = instructions.instruction(self.scene.task, names, self._seed, wording)
+        wording = wording_of(self._spec.suite if self._spec is not None else "")
+        self._instruction = instruction(self.scene.task, names_of(self.scene), self._seed, wording)
         self._reached = []
         return True
 
@@ -283,7 +274,7 @@ class TabletopWorld:
         """Give the simulator's full state, float32 [32] (`states.privileged`)."""
         situation = self.situation()
         which, _ = focus.focus(self.scene, situation)
-        yaw = geometry.yaw_of(self.thing_pose(self.scene.targets[which])[3:])
+        yaw = yaw_of(self.thing_pose(self.scene.targets[which])[3:])
         time_left = 1.0 - self.steps / self.max_steps
         return states.privileged(self.scene.task, situation, which, yaw, self.proprioception(), time_left)
 

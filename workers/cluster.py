@@ -2,7 +2,7 @@
 
 from st4vla.platform.ray_engine import EngineConfig, connect, init_arguments
 
-__all__ = ["EngineConfig", "connect", "cpus_per_actor", "init_arguments", "num_cluster_cpus"]
+__all__ = ["EngineConfig", "connect", "cpus_per_actor", "init_arguments", "num_cluster_cpus", "num_cluster_gpus"]
 
 
 def cpus_per_actor(num_actors: int) -> float:
@@ -18,3 +18,10 @@ def num_cluster_cpus() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def num_cluster_gpus() -> float:
+    """Count the GPUs of the cluster."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0))

@@ -239,7 +239,11 @@ def _fill_quota(config: CollectConfig, writer: LeRobotWriter, ledger: Ledger) ->
     number = default_workers(config.workers)
     retried: list[tuple[EpisodeSpec, str]] = []
     pool: Pool[EpisodeSpec] = Pool(
-        _actor_factory(config, number), number, config.pool, lambda spec, why: retried.append((spec, why))
+        _actor_factory(config, number),
+        number,
+        config.pool,
+        on_retry=lambda spec, why: retried.append((spec, why)),
+        spent=lambda demonstration: demonstration.result.failure == "crash",
     )
     done = [row for row in ledger.rows() if row["success"]]
     try:

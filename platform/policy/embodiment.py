@@ -58,5 +58,5 @@ class EmbodimentConfig:
                 return key
         raise PolicyError(
             f"The checkpoint has statistics of {', '.join(known) or 'no embodiment'}; {self.name} needs one of "
-            f"{', '.join(self.statistics_keys)}. Train on its data, or name another key in embodiment.statistics_keys."
+            f"{', '.join(self.statistics_keys)}. Train on its data, or choose: inference.statistics_key=NAME."
         )

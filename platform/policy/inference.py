@@ -7,6 +7,7 @@ accelerator rows run in buckets of fixed size.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,6 +97,19 @@ class St4vlaPolicy:
         if config.statistics_key:
             processor.normalizer(config.statistics_key)
         self._plans: dict[str, Plan] = {}
+
+    def acting_for(self, statistics_key: str) -> "St4vlaPolicy":
+        """Give the same policy for another embodiment of its statistics: weights and engine shared, plans of its own.
+
+        Raises:
+            PolicyError: there are no statistics of that embodiment.
+        """
+        self.processor.normalizer(statistics_key)
+        other = copy(self)
+        other.config = replace(self.config, statistics_key=statistics_key)
+        other.spec = replace(self.spec, statistics_key=statistics_key)
+        other._plans = {}
+        return other
 
     def reset(self, session_id: str) -> None:
         """Forget the session's plan."""

@@ -98,7 +98,8 @@ def _counted(rows: Sequence[Mapping[str, Any]], decision: Decision | None) -> li
     """Leave out what ran beyond the episode at which a sequential test stopped: it depends on how many ran at once."""
     if decision is None or decision.verdict == "open":
         return list(rows)
-    return [row for row in rows if row["episode_id"] in set(decision.ids)]
+    counted = set(decision.ids)
+    return [row for row in rows if row["episode_id"] in counted]
 
 
 def results(summary: Summary, official: Sequence[OfficialTable], decision: Decision | None) -> dict[str, Any]:
@@ -121,6 +122,10 @@ def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]], decision: Decis
         "latency": "the clock stops while the policy thinks" if latency is None else f"{latency} (seconds a look)",
         "worker seconds": ", ".join(f"{part} {seconds:.1f}" for part, seconds in budget.items()),
     }
+    if config.statistics:
+        named["statistics"] = ", ".join(
+            f"{key} for {robot}" if robot else key for robot, key in config.statistics.items()
+        )
     if latency is not None:
         named["steps held"] = sum(row["held_steps"] for row in rows)
     if config.stop is not None and decision is not None:

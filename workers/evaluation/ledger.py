@@ -98,6 +98,9 @@ class Ledger:
         return handle
 
     def _replace(self, content: bytes) -> None:
+        """Put a copy in the file's place; who lost the lease since it read the file would undo the other's rows."""
+        assert self._lease is not None, "the ledger was closed"
+        self._lease.check()
         write_file(self.path, content, sync=True)
 
     def _read(self, lines: Sequence[Row], plan: Sequence[EpisodeSpec], settings: Mapping[str, Any]) -> None:
@@ -137,6 +140,7 @@ class Ledger:
         """Append one line; a write that fails half way is taken back, so that the file stays whole."""
         assert self._lease is not None, "the ledger was closed"
         self._lease.check()
+        self._check_file()
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
             written = 0
@@ -151,6 +155,21 @@ class Ledger:
                 "space and run the same command again."
             ) from error
         self._size += len(line)
+
+    def _check_file(self) -> None:
+        """Make sure that what is written will be found under the file's name.
+
+        Raises:
+            DataError: the file was replaced or removed since it was opened.
+        """
+        with contextlib.suppress(OSError):  # NFS says by an error that either is gone
+            ours, named = os.fstat(self._handle), os.stat(self.path)
+            if (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev):
+                return
+        raise DataError(
+            f"{self.path} was replaced or removed while this driver had it open; this one stops here, as rows written "
+            "now would be lost. Run the same command again to go on from the file that is there now."
+        )
 
     def append(self, spec: EpisodeSpec, result: EpisodeResult) -> Row:
         """Put an episode's row on disk.

@@ -51,7 +51,9 @@ class Workers:
     def _start(self) -> Pool[EpisodeSpec]:
         config = self._config
         number = default_workers(config.workers)
-        self._inference = start_inference(config.policy, config.inference, number + config.gpu_workers.number)
+        self._inference = start_inference(
+            config.policy, config.inference, number + config.gpu_workers.number, config.gpu_workers
+        )
         make = rollout_actor_factory(
             self._setup(), number, self._inference, config.inference.batch.timeout_s, config.gpu_workers
         )
@@ -75,6 +77,8 @@ class Workers:
             looks=config.films > 0 or config.policy.looks,
             watch=config.watch,
             max_worlds=config.max_worlds,
+            inference=config.inference,
+            statistics=config.statistics,
         )
 
     def __enter__(self) -> "Workers":

@@ -10,7 +10,7 @@ from st4vla.workers.rollout.episode import RolloutOptions
 from st4vla.workers.rollout.policies import PolicySource
 from st4vla.workers.rollout.pool import PoolConfig
 from st4vla.workers.rollout.watchdog import WatchConfig
-from st4vla.workers.rollout.worlds import family_of
+from st4vla.workers.rollout.worlds import family, family_of
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,21 @@ class EvalConfig:
         """The family of worlds, found by the suites where none is named."""
         return self.world or family_of(self.suites)
 
+    @property
+    def statistics(self) -> dict[str, str]:
+        """By the name of each robot of the suites, the statistics that a checkpoint acts with; {} for its own.
+
+        Raises:
+            PolicyError: the checkpoint has no statistics of a robot.
+            ConfigError: the key that was chosen is none of its.
+        """
+        robots = [family(self.family_name).robot_of(suite) for suite in self.suites]
+        return self.policy.statistics_keys(dict.fromkeys(robots), self.inference.statistics_key)
+
     def settings(self) -> dict[str, Any]:
         """Give what decides the rows; where and by how many workers they are computed does not."""
+        dtype = self.inference.dtype
+        told = {"statistics": self.statistics, "dtype": "" if dtype == "float32" else dtype}
         return {
             "policy": self.policy.digest(),
             "world": self.family_name,
@@ -89,4 +102,5 @@ class EvalConfig:
             "seed": self.seed,
             "execute": self.options.execute,
             "latency": self.options.latency,
+            **{name: value for name, value in told.items() if value},
         }

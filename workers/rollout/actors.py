@@ -1,45 +1,72 @@
 """Put the plain classes into Ray processes: rollout actors with pooled worlds, and the inference actor."""
 
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from st4vla.platform.contracts import ActionChunk, EpisodeSpec, Observation, PolicySpec
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.machine import prepare_process
-from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus
+from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus, num_cluster_gpus
 from st4vla.workers.rollout.demonstrate import BLIND
 from st4vla.workers.rollout.episode import Rollout, RolloutOptions, World, failed_result
-from st4vla.workers.rollout.inference import ActorClient, BatchConfig, InferenceServer, LocalClient, PolicyClient
-from st4vla.workers.rollout.policies import PolicySource
+from st4vla.workers.rollout.inference import (
+    ActorClient,
+    BatchConfig,
+    InferenceServer,
+    LocalClient,
+    PolicyClient,
+    RobotClient,
+)
+from st4vla.workers.rollout.policies import PolicySource, acting_for
 from st4vla.workers.rollout.pooled import RolloutWorker
 from st4vla.workers.rollout.watchdog import Stalled, WatchConfig, Watchdog
 from st4vla.workers.rollout.worlds import family, warm_up
 
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """Where a policy is computed.
+    """Where and how a policy is computed.
 
     Attributes:
         place: "actor" batches the observations of all worlds in one process (right for a GPU); "local" gives each
             rollout actor the policy (right for a small policy on a CPU, where a batch saves nothing and the trip
-            costs); "auto" is "actor" where the cluster has a GPU.
+            costs); "auto" is "actor" where the cluster has a GPU for it.
+        device: of a checkpoint: "cpu", "cuda", or "auto" for the GPU that an inference actor has reserved, where there
+            is one (written, not yet run).
+        dtype: of a checkpoint's weights.
+        statistics_key: the embodiment whose statistics a checkpoint acts with; None finds that of each world's robot
+            (`PolicySource.statistics_keys`).
         replicas: inference actors; rollout actors spread over them.
-        num_gpus: GPUs per inference actor.
+        num_gpus: GPUs per inference actor; None for one where the cluster has one, shared where it has fewer.
         batch: when a batch is closed.
     """
 
     place: Literal["auto", "actor", "local"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    statistics_key: str | None = None
     replicas: int = 1
-    num_gpus: float = 0.0
+    num_gpus: float | None = None
     batch: BatchConfig = BatchConfig()
 
     def __post_init__(self) -> None:
         if self.place not in ("auto", "actor", "local"):
             raise ConfigError(f"inference.place is {self.place!r}; expected auto, actor or local.")
+        if self.device not in DEVICES or self.dtype not in DTYPES:
+            raise ConfigError(
+                f"inference.device is {self.device!r} and dtype {self.dtype!r}; expected one of {', '.join(DEVICES)}, "
+                f"and one of {', '.join(DTYPES)}."
+            )
+        if self.num_gpus is not None and self.num_gpus < 0:
+            raise ConfigError(f"inference.num_gpus is {self.num_gpus}; expected 0 or more, or null.")
         if self.replicas < 1:
             raise ConfigError(f"inference.replicas is {self.replicas}; give at least 1.")
 
@@ -99,6 +126,8 @@ class WorkerSetup:
         looks: whether pictures will be asked for.
         watch: how long one step may take.
         max_worlds: worlds an actor keeps at once.
+        inference: how the policy is computed, where it is in the rollout actors.
+        statistics: by the name of each robot, the statistics the policy acts with; {} for the policy's own.
     """
 
     policy: PolicySource
@@ -108,6 +137,8 @@ class WorkerSetup:
     looks: bool = False
     watch: WatchConfig = WatchConfig()
     max_worlds: int = 4
+    inference: InferenceConfig = InferenceConfig()
+    statistics: Mapping[str, str] = field(default_factory=dict)
 
 
 class RolloutActor:
@@ -140,13 +171,17 @@ class RolloutActor:
     def _make_client(self) -> Callable[[World], PolicyClient]:
         if self._setup.policy.is_expert:
             return lambda world: ExpertClient(world, family(self._setup.world).expert())
-        shared = self._shared_client()
-        return lambda world: shared
+        clients, statistics = self._clients(), self._setup.statistics
+        return lambda world: RobotClient(world, lambda robot: clients[statistics.get(robot, "")])
 
-    def _shared_client(self) -> PolicyClient:
+    def _clients(self) -> dict[str, PolicyClient]:
+        """Give a client for each of the statistics that are acted with, "" for the policy's own; weights are shared."""
+        setup, keys = self._setup, set(self._setup.statistics.values()) or {""}
         if self._inference is not None:
-            return ActorClient(self._inference, self._timeout_s)
-        return LocalClient(self._setup.policy.load())
+            return {key: ActorClient(self._inference, self._timeout_s, key) for key in keys}
+        device = "cpu" if setup.inference.device == "auto" else setup.inference.device  # no GPU is reserved for it here
+        policy = setup.policy.load(device=device, dtype=setup.inference.dtype)
+        return {key: LocalClient(acting_for(policy, key)) for key in keys}
 
     def pid(self) -> int:
         """Give the id of this process."""
@@ -176,15 +211,23 @@ class RolloutActor:
 class InferenceActor(InferenceServer):
     """`InferenceServer` behind Ray, in a prepared process."""
 
-    def __init__(self, source: PolicySource, config: BatchConfig):
+    def __init__(self, source: PolicySource, config: BatchConfig, device: str = "cpu", dtype: str = "float32"):
         prepare_process()
-        super().__init__(source.load, config)
+        super().__init__(partial(source.load, device=device, dtype=dtype), config)
 
 
-def start_inference(source: PolicySource, config: InferenceConfig, num_workers: int) -> list[Any]:
-    """Start the inference actors; none where the policy is computed in the rollout actors.
+def start_inference(
+    source: PolicySource,
+    config: InferenceConfig,
+    num_workers: int,
+    gpu_workers: GpuWorkers = GpuWorkers(),  # noqa: B008 (frozen)
+) -> list[Any]:
+    """Start the inference actors for so many rollout actors; none where the policy is computed in those.
 
     A batch is no larger than the workers that can wait for it, so that a full house never waits for the timer.
+
+    Raises:
+        ConfigError: there is no GPU for them, or none is left.
     """
     import ray
 
@@ -192,18 +235,42 @@ def start_inference(source: PolicySource, config: InferenceConfig, num_workers: 
         return []
     bucket = max(1, min(config.batch.max_batch, -(-num_workers // config.replicas)))
     batch = replace(config.batch, max_batch=bucket)
-    needs: dict[str, Any] = {"num_cpus": 0, "num_gpus": config.num_gpus, "max_restarts": -1, "max_concurrency": 1000}
+    gpus = 0.0
+    if source.is_checkpoint:
+        gpus = gpus_per_replica(config, num_cluster_gpus(), gpu_workers.number * gpu_workers.gpus_each)
+    needs: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": -1, "max_concurrency": 1000}
     actor: Any = ray.remote(**needs)(InferenceActor)
-    return [actor.remote(source, batch) for _ in range(config.replicas)]
+    device = "cpu" if config.device == "auto" and not gpus else config.device
+    return [actor.remote(source, batch, device, config.dtype) for _ in range(config.replicas)]
+
+
+def gpus_per_replica(config: InferenceConfig, num_gpus: float, held: float) -> float:
+    """Decide how many GPUs an inference actor reserves, of `num_gpus` of which rendering holds `held`.
+
+    Unless it is said: one, a share of one where there are more replicas than GPUs, none on a cluster without any.
+
+    Raises:
+        ConfigError: a GPU is wanted and there is none, or none is left.
+    """
+    if config.num_gpus is not None or config.device == "cpu":
+        return config.num_gpus or 0.0
+    if not num_gpus and config.device == "auto":
+        return 0.0
+    free = num_gpus - held
+    if free <= 0:
+        raise ConfigError(
+            f"inference.device={config.device} wants a GPU; of the cluster's {num_gpus:g} rendering holds {held:g}. "
+            "Lower gpu_workers.gpus_each, or give inference.device=cpu."
+        )
+    share = 1 / math.ceil(config.replicas / int(free)) if free >= 1 else free / config.replicas
+    return int(share * 10_000) / 10_000
 
 
 def resolve_place(config: InferenceConfig) -> str:
-    """Decide "auto": an actor where the cluster has a GPU, else in the rollout actors (docs/evaluation.md)."""
-    import ray
-
+    """Decide "auto": an actor where the cluster has a GPU to use, else in the rollout actors (docs/evaluation.md)."""
     if config.place != "auto":
         return config.place
-    return "actor" if ray.cluster_resources().get("GPU", 0) > 0 else "local"
+    return "actor" if config.device != "cpu" and num_cluster_gpus() > 0 else "local"
 
 
 def rollout_actor_factory(

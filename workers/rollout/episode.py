@@ -126,7 +126,7 @@ class Recording:
 class Rollout:
     """The result of an episode and the recording it can be watched from (None after a crash).
 
-    `spent` says that the process it ran in hangs and must be replaced.
+    `spent` says that the process it ran in hangs, or may be broken, and must be replaced.
     """
 
     result: EpisodeResult

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from st4vla.platform.contracts import ActionChunk, Observation, Policy, PolicySpec
 from st4vla.platform.errors import ConfigError, PolicyError, WorkerLost
+from st4vla.workers.rollout.policies import acting_for
 
 # How often a client asks whether a dead inference actor is back.
 RESTART_POLL_S = 0.2
@@ -49,6 +50,42 @@ class LocalClient:
         return self._policy.act([observation], [session_id], [noise_key])[0]
 
 
+class HasRobot(Protocol):
+    """A world, as far as a client asks which robot stands in it; once it is reset."""
+
+    @property
+    def embodiment(self) -> str: ...
+
+
+class RobotClient:
+    """The policy for whatever robot stands in one world now: each acts with its own statistics.
+
+    Args:
+        client_of: gives the client for an embodiment's name.
+    """
+
+    def __init__(self, world: HasRobot, client_of: Callable[[str], PolicyClient]):
+        self._world = world
+        self._client_of = client_of
+
+    @property
+    def _client(self) -> PolicyClient:
+        return self._client_of(self._world.embodiment)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The policy's, as it acts for that robot."""
+        return self._client.spec
+
+    def reset(self, session_id: str) -> None:
+        """Forget the session."""
+        self._client.reset(session_id)
+
+    def act(self, observation: Observation, session_id: str, noise_key: tuple[int, int]) -> ActionChunk:
+        """Ask for that robot."""
+        return self._client.act(observation, session_id, noise_key)
+
+
 @dataclass(frozen=True)
 class BatchConfig:
     """When a batch is closed.
@@ -70,7 +107,8 @@ class BatchConfig:
             raise ConfigError(f"inference.max_wait_ms is {self.max_wait_ms}; give milliseconds, 0 not to wait.")
 
 
-Request = tuple[Observation, str, tuple[int, int]]
+# What is seen, session, noise key, and the statistics to act with, "" for the policy's own.
+Request = tuple[Observation, str, tuple[int, int], str]
 ActBatch = Callable[[Sequence[Request]], Awaitable[Sequence[ActionChunk]]]
 
 
@@ -132,29 +170,46 @@ class BatchCollector:
 class InferenceServer:
     """Load a policy and answer batched requests; `InferenceActor` is this class as a Ray actor.
 
-    The driver owns it and restarts it when it dies; sessions that it held are lost, and the episodes that were
-    waiting for an answer run again.
+    One set of weights acts for all robots; in a batch the rows of each robot are computed together. The driver owns it
+    and restarts it when it dies; sessions that it held are lost, and the episodes that were waiting for an answer run
+    again.
     """
 
     def __init__(self, load: Callable[[], Policy], config: BatchConfig):
-        self._policy = load()
+        self._policies = {"": load()}
         self._collector = BatchCollector(self._act_batch, config)
 
-    async def spec(self) -> PolicySpec:
-        """The policy's own."""
-        return self._policy.spec
+    def _policy(self, statistics_key: str) -> Policy:
+        if statistics_key not in self._policies:
+            self._policies[statistics_key] = acting_for(self._policies[""], statistics_key)
+        return self._policies[statistics_key]
+
+    async def spec(self, statistics_key: str = "") -> PolicySpec:
+        """The policy's, as it acts with those statistics."""
+        return self._policy(statistics_key).spec
 
     async def reset(self, session_id: str) -> None:
         """Forget the session."""
-        self._policy.reset(session_id)
+        for policy in list(self._policies.values()):
+            policy.reset(session_id)
 
-    async def act(self, observation: Observation, session_id: str, noise_key: tuple[int, int]) -> ActionChunk:
+    async def act(
+        self, observation: Observation, session_id: str, noise_key: tuple[int, int], statistics_key: str = ""
+    ) -> ActionChunk:
         """Answer one observation, computed in a batch with whatever else has arrived."""
-        return await self._collector.ask((observation, session_id, noise_key))
+        return await self._collector.ask((observation, session_id, noise_key, statistics_key))
 
     async def _act_batch(self, requests: Sequence[Request]) -> Sequence[ActionChunk]:
-        observations, session_ids, noise_keys = zip(*requests, strict=True)
-        return await asyncio.to_thread(self._policy.act, observations, session_ids, noise_keys)
+        return await asyncio.to_thread(self._act, requests)
+
+    def _act(self, requests: Sequence[Request]) -> Sequence[ActionChunk]:
+        chunks: dict[int, ActionChunk] = {}
+        for statistics_key in dict.fromkeys(key for *_, key in requests):
+            rows = [row for row, (*_, key) in enumerate(requests) if key == statistics_key]
+            observations, sessions, noise_keys, _ = zip(*(requests[row] for row in rows), strict=True)
+            answers = self._policy(statistics_key).act(observations, sessions, noise_keys)
+            chunks.update(zip(rows, answers, strict=True))
+        return [chunks[row] for row in range(len(requests))]
 
 
 class ActorClient:
@@ -162,12 +217,16 @@ class ActorClient:
 
     An episode that was waiting when the actor died is lost and runs again; the next one's `reset` waits for the
     actor to come back.
+
+    Args:
+        statistics_key: the statistics that the policy acts with here; "" for its own.
     """
 
-    def __init__(self, actor: Any, timeout_s: float):
+    def __init__(self, actor: Any, timeout_s: float, statistics_key: str = ""):
         self._actor = actor
         self._timeout_s = timeout_s
-        self._spec: PolicySpec = self._get(actor.spec.remote())
+        self._statistics_key = statistics_key
+        self._spec: PolicySpec = self._get(actor.spec.remote(statistics_key))
 
     @property
     def spec(self) -> PolicySpec:
@@ -196,7 +255,7 @@ class ActorClient:
             PolicyError: no answer came in time.
             WorkerLost: the actor died before it answered.
         """
-        return self._get(self._actor.act.remote(observation, session_id, noise_key))
+        return self._get(self._actor.act.remote(observation, session_id, noise_key, self._statistics_key))
 
     def _get(self, reference: Any) -> Any:
         import ray
@@ -211,3 +270,9 @@ class ActorClient:
             ) from error
         except exceptions.RayActorError as error:
             raise WorkerLost("the inference actor died before it answered; the episode runs again.") from error
+        except exceptions.RayTaskError:
+            raise
+        except exceptions.RayError as error:  # killed by the memory monitor, or its answer was lost with a node
+            raise WorkerLost(
+                f"the inference actor's answer was lost ({type(error).__name__}); the episode runs again."
+            ) from error

@@ -4,17 +4,20 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from st4vla.platform.contracts import Policy
-from st4vla.platform.errors import ConfigError
+from st4vla.platform.data.statistics import read_statistics
+from st4vla.platform.errors import ConfigError, PolicyError
+from st4vla.platform.policy.embodiment import EmbodimentConfig
 from st4vla.platform.policy.random_policy import RandomPolicy, RandomPolicyConfig
 from st4vla.platform.policy.remote import RemoteConfig, RemotePolicy
 
 if TYPE_CHECKING:
-    from st4vla.platform.policy.inference import InferenceConfig
+    from st4vla.platform.policy.inference import InferenceConfig  # imports torch, which a driver need not
 
 log = logging.getLogger(__name__)
 
@@ -128,15 +131,42 @@ class PolicySource:
                 total.update(_content_digest(path))
         return total.hexdigest()[:16]
 
-    def load(self, inference: "InferenceConfig | None" = None) -> Policy:
+    def statistics_keys(self, robots: Iterable[str], chosen: str | None = None) -> dict[str, str]:
+        """Say for each robot which of a checkpoint's statistics it acts with; {} leaves it to the policy itself.
+
+        Args:
+            robots: names of packaged embodiments (configs/execution); "" for worlds that name none, whose policies act
+                with their own key.
+            chosen: a key that the user has chosen, for all robots alike.
+
+        Raises:
+            PolicyError: the checkpoint has no statistics of a robot.
+            ConfigError: the chosen key is none of its statistics'.
+        """
+        path = Path(self.name) / "statistics.json"
+        known = list(read_statistics(path)) if self.is_checkpoint and path.is_file() else []
+        if chosen is not None and chosen not in known:
+            raise ConfigError(
+                f"inference.statistics_key is {chosen!r}; policy={self.title} has statistics of "
+                f"{', '.join(known) or 'no embodiment'}."
+            )
+        if chosen is not None:
+            return dict.fromkeys(robots, chosen)
+        if not known:
+            return {}
+        return {robot: EmbodimentConfig.preset(robot).statistics_key(known) for robot in robots if robot}
+
+    def load(self, inference: "InferenceConfig | None" = None, device: str = "cpu", dtype: str = "float32") -> Policy:
         """Load it in this process.
 
         Args:
-            inference: how a checkpoint is run, where that is not left to it.
+            inference: how a checkpoint is run; None as it was saved.
+            device: of a checkpoint: "cpu", "cuda", or "auto" for the GPU that this process has, if it has one.
+            dtype: of a checkpoint's weights.
 
         Raises:
             CheckpointError: the folder is incomplete or of another architecture.
-            ConfigError: it is the expert, which only a world can give.
+            ConfigError: it is the expert, which only a world can give, or there is no GPU.
         """
         if self.name == RANDOM:
             return RandomPolicy(self.random)
@@ -144,10 +174,45 @@ class PolicySource:
             raise ConfigError("policy=expert acts inside a simulated world and cannot be loaded on its own.")
         if self.is_remote and self.remote is not None:
             return RemotePolicy(self.remote)
-        from st4vla.platform.checkpoint import load_policy
-        from st4vla.platform.policy.inference import AS_SAVED
+        import torch
 
-        return load_policy(Path(self.name), inference=inference or AS_SAVED)
+        from st4vla.platform.checkpoint import AS_SAVED, load_policy
+
+        return load_policy(
+            self.name, device=usable_device(device), dtype=getattr(torch, dtype), inference=inference or AS_SAVED
+        )
+
+
+def usable_device(wanted: str) -> str:
+    """Give "cuda" or "cpu": what is asked for, for "auto" the GPU that this process has, if it has one.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    has_gpu = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ConfigError(
+            "inference.device is cuda and this process has no GPU; inference.place=actor reserves one, where there is "
+            "one, and device=cpu needs none."
+        )
+    return "cuda" if has_gpu else "cpu"
+
+
+def acting_for(policy: Policy, statistics_key: str) -> Policy:
+    """Give a loaded policy as it acts with one of its statistics, the weights shared; "" for its own.
+
+    Raises:
+        PolicyError: it has no such statistics.
+    """
+    if not statistics_key:
+        return policy
+    from st4vla.platform.policy.inference import St4vlaPolicy
+
+    if not isinstance(policy, St4vlaPolicy):
+        raise PolicyError(f"A {type(policy).__name__} has no statistics; it cannot act for {statistics_key!r}.")
+    return policy.acting_for(statistics_key)
 
 
 def _content_digest(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from st4vla.platform.errors import ConfigError, St4vlaError, WorkerLost
+from st4vla.workers.rollout.strikes import Strikes
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,18 @@ class PoolConfig:
         timeout_s: how long one item may run before its actor is killed.
         start_timeout_s: how long an actor may take to be placed and get ready.
         in_flight: items an actor holds at once; 2 hide the trip to the driver.
+        retire_after: failures in a row of a place whose processes keep breaking, at items that did not break another
+            place's, after which it gets no more work while others do theirs; 0 for never.
     """
 
     retries: int = 2
     timeout_s: float = 600.0
     start_timeout_s: float = 600.0
     in_flight: int = 2
+    retire_after: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("retries", "timeout_s", "start_timeout_s"):
+        for name in ("retries", "timeout_s", "start_timeout_s", "retire_after"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"pool.{name} is {getattr(self, name)}; expected 0 or more.")
         if self.in_flight < 1:
@@ -66,15 +70,17 @@ class _Member:
 
 
 class Pool(Generic[Item]):
-    """A fixed number of actors that take work when free.
+    """A number of actors that take work when free.
 
-    The driver owns the pool. An actor that dies or overruns is replaced; the item it worked on is charged one
-    retry, items that merely waited at it are handed out again free of charge. What is lost with an actor is its
-    worlds, which the next one builds again, and the work of the item it was at. An idle actor takes what waits at
-    a busy one when nothing else is left. An actor that cannot be placed, as its node is gone, holds nobody up.
+    The driver owns the pool. An actor that dies, overruns or says that it is spent is replaced; the item it worked on
+    is charged one retry and goes to another actor while one lives, items that merely waited at it are handed out
+    again free of charge. What is lost with an actor is its worlds, which the next one builds again, and the work of
+    the item it was at. A place whose actors break one after another is retired (`strikes.py`). An idle actor takes
+    what waits at a busy one when nothing else is left. An actor that cannot be placed, as its node is gone, holds
+    nobody up.
 
     `make_actor(index)` gives a Ray actor with a `ready()` method; an error of ours raised there ends the run, since
-    the next actor would meet it too.
+    the next actor would meet it too, any other counts as a death of that actor.
     """
 
     def __init__(
@@ -93,6 +99,9 @@ class Pool(Generic[Item]):
         self._clock = clock
         self._again: deque[Item] = deque()
         self._charges: dict[Any, int] = {}
+        self._failed_at: dict[Any, int] = {}
+        self._strikes = Strikes(config.retire_after)
+        self._slow: set[int] = set()  # whose last start failed or took too long: nothing waits for them
         self._deaths_in_a_row = 0
         self._node_checked = self._clock()
         self._members = [self._start(index) for index in range(num_actors)]
@@ -170,10 +179,11 @@ class Pool(Generic[Item]):
         for depth in range(1, self._config.in_flight + 1):
             for member in self._members:
                 while not member.starting and len(member.held) < depth:
-                    item = self._again.popleft() if self._again else next_item(member.index)
-                    nothing_left = item is None
+                    item = self._take_again(member)
+                    item = next_item(member.index) if item is None else item
+                    nothing_left = item is None and not self._again
                     if item is None and not member.held:
-                        item = self._steal()
+                        item = self._steal(member)
                     if item is None:
                         break
                     if not member.held:
@@ -181,7 +191,22 @@ class Pool(Generic[Item]):
                     member.held.append((submit(member.actor, item), item))
         return nothing_left
 
-    def _steal(self) -> Item | None:
+    def _take_again(self, member: _Member) -> Item | None:
+        """Give the first item to be tried again that did not just fail at this actor."""
+        for place, item in enumerate(self._again):
+            if not self._avoids(member, item):
+                del self._again[place]
+                return item
+        return None
+
+    def _avoids(self, member: _Member, item: Item) -> bool:
+        """Whether an item failed here last and another actor can take it, now or once it has started."""
+        if self._failed_at.get(id_of(item)) != member.index:
+            return False
+        others = (other for other in self._members if other is not member)
+        return any(not other.starting or other.index not in self._slow for other in others)
+
+    def _steal(self, thief: _Member) -> Item | None:
         """Take an item back that waits at an actor, the one that has been longest at its present item.
 
         Should that actor begin it at this very moment, both run it, and the first result counts.
@@ -189,6 +214,7 @@ class Pool(Generic[Item]):
         import ray
 
         busy = [member for member in self._members if not member.starting and len(member.held) > 1]
+        busy = [member for member in busy if not self._avoids(thief, member.held[-1][1])]
         if not busy:
             return None
         reference, item = min(busy, key=lambda member: member.head_since).held.pop()
@@ -207,23 +233,34 @@ class Pool(Generic[Item]):
             return self._bury(member, "crash", f"its actor died: {first_line(error)}")
         except exceptions.RayTaskError as error:
             return self._task_failed(member, reference, item, error)
-        self._deaths_in_a_row = 0 if item is not None else self._deaths_in_a_row
+        except exceptions.RayError as error:  # killed by the memory monitor, or its result was lost with a node
+            return self._bury(member, "crash", f"{type(error).__name__}: {first_line(error)}")
         self._drop(member, reference)
         if item is None:
+            self._slow.discard(member.index)
             return None
-        if self._spent(value):
+        self._deaths_in_a_row = 0
+        reason, spent = retry_reason(value), self._spent(value)
+        if not reason:
+            self._strikes.clear(member.index)
+        elif spent:
+            self._strikes.add(member.index, id_of(item))
+        if spent:
             self._replace(member)
-        reason = retry_reason(value)
-        if reason and self._charge(item, reason):
+        if reason and self._charge(member, item, reason):
             return None
         return Outcome(item, value)
 
     def _task_failed(self, member: _Member, reference: Any, item: Any, error: Any) -> Outcome[Item] | None:
-        self._drop(member, reference)
-        if item is None or isinstance(error.cause, ConfigError):
-            raise error.cause if isinstance(error.cause, St4vlaError) else error
+        """Deal with what a method of an actor raised; getting ready it may be this node's fault alone."""
+        ours = isinstance(error.cause, St4vlaError)
         reason = f"{type(error.cause).__name__}: {error.cause}"
-        return None if self._charge(item, reason) else Outcome(item, failure="crash", reason=reason)
+        if item is None and not ours:
+            return self._bury(member, "crash", f"it could not get ready: {reason}")
+        if item is None or isinstance(error.cause, ConfigError):
+            raise error.cause
+        self._drop(member, reference)
+        return None if self._charge(member, item, reason) else Outcome(item, failure="crash", reason=reason)
 
     def _drop(self, member: _Member, reference: Any) -> None:
         member.held = deque(entry for entry in member.held if entry[0] != reference)
@@ -241,21 +278,29 @@ class Pool(Generic[Item]):
     def _bury(self, member: _Member, failure: str, reason: str) -> Outcome[Item] | None:
         """Replace a dead actor and hand out again what it held."""
         log.warning("rollout actor %d is replaced: %s", member.index, reason)
-        self._count_death(member, failure, reason)
+        waiting = self._only_waits(member, failure)
+        if not waiting:
+            self._count_death(reason)
         _, head = member.held.popleft()
+        if head is None:
+            self._slow.add(member.index)
+        if not waiting:
+            self._strikes.add(member.index, object() if head is None else id_of(head))
         self._replace(member)
-        if head is None or self._charge(head, reason):
+        if head is None or self._charge(member, head, reason):
             return None
         return Outcome(head, failure=failure, reason=reason)
 
-    def _count_death(self, member: _Member, failure: str, reason: str) -> None:
-        """Give up when actors die and nothing gets done; one that waits for a place while others work is no death.
+    def _only_waits(self, member: _Member, failure: str) -> bool:
+        """Whether an actor waits for a place while others work, which is no death."""
+        return member.starting and failure == "timeout" and not all(other.starting for other in self._members)
+
+    def _count_death(self, reason: str) -> None:
+        """Give up when actors die and nothing gets done.
 
         Raises:
             WorkerLost: so it is.
         """
-        if member.starting and failure == "timeout" and not all(other.starting for other in self._members):
-            return
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > (self._config.retries + 1) * len(self._members):
             raise WorkerLost(
@@ -264,16 +309,27 @@ class Pool(Generic[Item]):
             )
 
     def _replace(self, member: _Member) -> None:
-        """Start another actor in a member's place; what waited at it is handed out again."""
+        """Start another actor in a member's place, or retire the place; what waited is handed out again."""
         import ray
 
         self._again.extend(item for _, item in member.held if item is not None)
         ray.kill(member.actor, no_restart=True)
-        self._members[self._members.index(member)] = self._start(member.index)
+        others_work = any(other is not member and not other.starting for other in self._members)
+        if others_work and self._strikes.out(member.index):
+            log.warning(
+                "rollout actor %d is retired: its process broke %d times in a row over what others finish; %d go on",
+                member.index,
+                self._config.retire_after,
+                len(self._members) - 1,
+            )
+            self._members.remove(member)
+        else:
+            self._members[self._members.index(member)] = self._start(member.index)
 
-    def _charge(self, item: Item, reason: str) -> bool:
+    def _charge(self, member: _Member, item: Item, reason: str) -> bool:
         """Count a retry against the item and queue it again; False if it has none left."""
         key = id_of(item)
+        self._failed_at[key] = member.index
         self._charges[key] = self._charges.get(key, 0) + 1
         if self._charges[key] > self._config.retries:
             return False

@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 class RolloutWorker:
     """Run episodes in pooled worlds: one for each key that the specs have, built once and reset for each episode.
 
-    A world that raised is closed and built again for the next episode, as its state is unknown. Of more than
-    `max_worlds` the one that was not used for longest is closed.
+    A world that raised is closed and built again for the next episode, as its state is unknown; the rollout says that
+    the process is spent, since what broke it (a lost Vulkan device, a file that is not here) may hold for all its
+    worlds. Of more than `max_worlds` the one that was not used for longest is closed.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class RolloutWorker:
         except Exception as error:  # isolation boundary: one crashed episode must not end the others
             log.exception("episode %s of %s crashed", spec.episode_id, spec.task)
             self.drop(spec)
-            return Rollout(failed_result(spec, "crash", f"{type(error).__name__}: {error}"), None)
+            return Rollout(failed_result(spec, "crash", f"{type(error).__name__}: {error}"), None, spent=True)
 
     def pooled(self, spec: EpisodeSpec) -> tuple[World, PolicyClient]:
         """Give the world of a spec and its client, built at first use."""

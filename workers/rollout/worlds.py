@@ -30,6 +30,8 @@ class Family:
         key_of: which episodes can share a world: those with the same key; pure.
         scene_of: which episodes need the same scene within a world, dear to build; "" where that is cheap; pure.
         check: raises what keeps an episode of a plan from being run here, e.g. assets that are missing.
+        robot_of: the robot of a suite's worlds, as their `embodiment` names it, by which a checkpoint's statistics are
+            found; "" where worlds name none; pure.
         stop_on_success: whether an episode ends when it first succeeds, rather than being scored at its last step.
         cameras: how many cameras a policy may ask for at most.
     """
@@ -43,6 +45,7 @@ class Family:
     key_of: Callable[[EpisodeSpec], str] = lambda spec: ""
     scene_of: Callable[[EpisodeSpec], str] = lambda spec: ""
     check: Callable[[Sequence[EpisodeSpec]], None] = lambda plan: None
+    robot_of: Callable[[str], str] = lambda suite: ""
     stop_on_success: bool = True
     cameras: int = 2
 
@@ -156,6 +159,12 @@ def _simpler_scene(spec: EpisodeSpec) -> str:
     return scene_of(spec)
 
 
+def _simpler_robot(suite: str) -> str:
+    from st4vla.envs.simpler import widowx_suites
+
+    return "widowx" if suite in (widowx_suites.SUITE, widowx_suites.TRAINING) else "google_robot"
+
+
 def _check_simpler(plan: Sequence[EpisodeSpec]) -> None:
     from st4vla.envs.simpler.suites import check
 
@@ -194,6 +203,7 @@ SIMPLER = Family(
     suites=SIMPLER_SUITES,
     scene_of=_simpler_scene,
     check=_check_simpler,
+    robot_of=_simpler_robot,
     stop_on_success=False,
     cameras=1,
 )

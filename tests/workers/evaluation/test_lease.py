@@ -12,6 +12,7 @@ import pytest
 
 from st4vla.platform.contracts import EpisodeResult, EpisodeSpec
 from st4vla.platform.errors import DataError
+from st4vla.workers.evaluation import ledger as ledger_module
 from st4vla.workers.evaluation.lease import Lease, LeaseConfig, birth_of
 from st4vla.workers.evaluation.ledger import Ledger, read_rows
 
@@ -122,3 +123,48 @@ def test_a_void_row_is_missing_again_and_stays_in_the_file(tmp_path: Path):
 def test_reading_a_folder_that_is_no_evaluation_says_so(tmp_path: Path):
     with pytest.raises(DataError, match="there is no ledger at"):
         read_rows(tmp_path / "ledger.jsonl")
+
+
+def gone(ledger: Path) -> None:
+    """Leave a ledger of one row whose driver was killed."""
+    with Ledger(ledger, PLAN, {}) as first:
+        first.append(PLAN[0], result_of(PLAN[0]))
+        note = json.loads((ledger.parent / "ledger.jsonl.driver").read_text())
+    (ledger.parent / "ledger.jsonl.driver").write_text(json.dumps(note | {"birth": "1"}))
+
+
+def test_who_takes_over_and_sleeps_before_the_copy_does_not_undo_the_next_ones_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "ledger.jsonl"
+    gone(path)
+    read = ledger_module.parse_lines
+
+    def read_then_sleep(path: Path):
+        lines = read(path)
+        monkeypatch.setattr(ledger_module, "parse_lines", read)
+        note = path.with_name(path.name + ".driver")
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"birth": "1"}))
+        with Ledger(path, PLAN, {}) as next_one:
+            next_one.append(PLAN[1], result_of(PLAN[1]))
+        return lines
+
+    monkeypatch.setattr(ledger_module, "parse_lines", read_then_sleep)
+    with pytest.raises(DataError, match="taken over by another driver"):
+        Ledger(path, PLAN, {})
+    assert [row["seed"] for row in read_rows(path)[1]] == [0, 1]
+
+
+@pytest.mark.parametrize("fate", ["replaced", "removed"])
+def test_a_row_is_not_written_into_a_file_that_has_lost_its_name(tmp_path: Path, fate: str):
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, PLAN, {}) as ledger:
+        ledger.append(PLAN[0], result_of(PLAN[0]))
+        if fate == "replaced":
+            (tmp_path / "copy").write_bytes(path.read_bytes())
+            os.replace(tmp_path / "copy", path)
+        else:
+            path.unlink()
+        with pytest.raises(DataError, match="replaced or removed while this driver had it open"):
+            ledger.append(PLAN[1], result_of(PLAN[1]))
+        assert list(ledger.rows_by_id) == [PLAN[0].episode_id]

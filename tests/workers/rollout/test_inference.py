@@ -14,7 +14,7 @@ NEVER_MS = 1e9
 
 
 def request(number: int):
-    return Observation({}, None, str(number)), f"session {number}", (number, 0)
+    return Observation({}, None, str(number)), f"session {number}", (number, 0), ""
 
 
 class Counting:
@@ -26,7 +26,7 @@ class Counting:
 
     async def __call__(self, requests):
         await asyncio.sleep(0)
-        numbers = [key[0] for _, _, key in requests]
+        numbers = [key[0] for _, _, key, _ in requests]
         self.batches.append(numbers)
         if self._fails_on in numbers:
             raise PolicyError("no")

@@ -127,7 +127,8 @@ def test_a_crash_is_a_crash_and_the_world_is_built_anew():
         return DotWorld()
 
     worker = RolloutWorker(make_world, lambda world: LocalClient(Walker()), RolloutOptions())
-    assert worker.run(EpisodeSpec("seen", "dot", "crashes", 1, "go")).result.failure == "crash"
+    crashed = worker.run(EpisodeSpec("seen", "dot", "crashes", 1, "go"))
+    assert (crashed.result.failure, crashed.spent) == ("crash", True)
     assert worker.run(SPEC).result.success
     assert worker.run(SPEC).result.success
     assert built == ["a world", "a world"]
