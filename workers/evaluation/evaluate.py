@@ -22,6 +22,7 @@ from st4vla.workers.results.report import ReportInput, failure_reasons, write_re
 from st4vla.workers.results.sequential import Decision, decide, in_test_order
 from st4vla.workers.results.summary import INFRASTRUCTURE, Summary, summarise
 from st4vla.workers.rollout.episode import time_budget
+from st4vla.workers.rollout.execution import describe_preset
 from st4vla.workers.rollout.worlds import family
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,13 @@ def results(summary: Summary, official: Sequence[OfficialTable], decision: Decis
     return {**summary.plain(), "official": ours, "decision": stopped}
 
 
+def _executed(config: EvalConfig) -> dict[str, Any]:
+    """Say how chunks were carried out, robot by robot where they have presets."""
+    if presets := config.presets():
+        return {f"chunks on {robot}": describe_preset(preset) for robot, preset in presets.items()}
+    return {"actions executed per look": config.options.execute or "the whole chunk"}
+
+
 def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]], decision: Decision | None = None) -> dict[str, Any]:
     """Give what a reader of the report wants to know about how it came to be."""
     budget = time_budget(rows)
@@ -117,7 +125,7 @@ def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]], decision: Decis
         "policy digest": config.policy.digest(),
         "episodes per suite and task": config.episodes or "the suite's usual number",
         "seed": config.seed,
-        "actions executed per look": config.options.execute or "the whole chunk",
+        **_executed(config),
         "latency": "the clock stops while the policy thinks" if latency is None else f"{latency} (seconds a look)",
         "worker seconds": ", ".join(f"{part} {seconds:.1f}" for part, seconds in budget.items()),
     }

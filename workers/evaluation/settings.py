@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.embodiment import EmbodimentConfig
 from st4vla.workers.results.sequential import StopConfig
 from st4vla.workers.rollout.actors import GpuWorkers, InferenceConfig
 from st4vla.workers.rollout.episode import RolloutOptions
+from st4vla.workers.rollout.execution import plain_preset, refuse_changes, resolve_preset
 from st4vla.workers.rollout.policies import PolicySource
 from st4vla.workers.rollout.pool import PoolConfig
 from st4vla.workers.rollout.watchdog import WatchConfig
-from st4vla.workers.rollout.worlds import family_of
+from st4vla.workers.rollout.worlds import family, family_of
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,27 @@ class EvalConfig:
         """The family of worlds, found by the suites where none is named."""
         return self.world or family_of(self.suites)
 
+    def presets(self) -> dict[str, EmbodimentConfig]:
+        """Give how the chunks of each of the suites' robots are carried out; {} where they take actions as they are.
+
+        Raises:
+            ConfigError: a change of a preset is not possible, or of no use to any of the robots.
+        """
+        worlds, changes = family(self.family_name), self.options.preset
+        robots = dict.fromkeys(robot for suite in self.suites if (robot := worlds.embodiment_of(suite)))
+        if not robots:
+            refuse_changes(changes)
+        found = {robot: resolve_preset(robot, self.options.execute, changes) for robot in robots}
+        if changes.sticky_steps is not None and all(one.gripper != "close_relative" for one in found.values()):
+            raise ConfigError(
+                f"execution.sticky_steps is {changes.sticky_steps}, but the gripper of {', '.join(found)} is told its "
+                "opening, which is never repeated; leave it out."
+            )
+        return found
+
     def settings(self) -> dict[str, Any]:
         """Give what decides the rows; where and by how many workers they are computed does not."""
+        presets = {robot: plain_preset(config) for robot, config in self.presets().items()}
         return {
             "policy": self.policy.digest(),
             "world": self.family_name,
@@ -89,4 +110,5 @@ class EvalConfig:
             "seed": self.seed,
             "execute": self.options.execute,
             "latency": self.options.latency,
+            **({"execution": presets} if presets else {}),
         }

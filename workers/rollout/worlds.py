@@ -32,6 +32,8 @@ class Family:
         check: raises what keeps an episode of a plan from being run here, e.g. assets that are missing.
         stop_on_success: whether an episode ends when it first succeeds, rather than being scored at its last step.
         cameras: how many cameras a policy may ask for at most.
+        embodiment_of: names the robot of a suite whose chunks are carried out by a preset, "" for one that takes
+            actions as they are; pure.
     """
 
     make_world: Callable[[str], World]
@@ -45,6 +47,7 @@ class Family:
     check: Callable[[Sequence[EpisodeSpec]], None] = lambda plan: None
     stop_on_success: bool = True
     cameras: int = 2
+    embodiment_of: Callable[[str], str] = lambda suite: ""
 
     def check_policy(self, policy: PolicySource) -> None:
         """Make sure, before anything is started, that a policy can act here.
@@ -196,6 +199,7 @@ SIMPLER = Family(
     check=_check_simpler,
     stop_on_success=False,
     cameras=1,
+    embodiment_of=lambda suite: "widowx" if suite == "simplerenv_widowx" else "google_robot",
 )
 
 # Functions that import late: a command loads the simulator only in the processes that step it.
