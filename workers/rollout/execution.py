@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from st4vla.platform.contracts import PolicySpec
+from st4vla.platform.contracts import PolicySpec, RotationForm
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.embodiment import EmbodimentConfig
 from st4vla.platform.policy.execution import Execution
+from st4vla.platform.policy.rotation import as_rotation_vector
 
 
 class Executor(Protocol):
@@ -45,11 +46,20 @@ class Executor(Protocol):
 
 
 class ChunkExecutor:
-    """Execute the first `execute` actions of each chunk, all of them if it is None; `hold` gives the hold action."""
+    """Execute the first `execute` actions of each chunk, all of them if it is None; `hold` gives the hold action.
 
-    def __init__(self, hold: Callable[[], np.ndarray], execute: int | None = None):
+    Rotations in another form than the contracts' are turned into rotation vectors, all else is left as it is.
+    """
+
+    def __init__(
+        self,
+        hold: Callable[[], np.ndarray],
+        execute: int | None = None,
+        rotation_form: RotationForm = "rotation_vector",
+    ):
         self.hold_action = hold
         self._execute = execute
+        self._rotation_form: RotationForm = rotation_form
         self.reset()
 
     def reset(self) -> None:
@@ -71,7 +81,7 @@ class ChunkExecutor:
         """Give the chunk's next action."""
         action = self._actions[self._cursor]
         self._cursor += 1
-        return action
+        return np.asarray(as_rotation_vector(action, self._rotation_form), np.float32)
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ def make_executor(
     if embodiment:
         return Execution(resolve_preset(embodiment, execute, changes), spec.rotation_form)
     refuse_changes(changes)
-    return ChunkExecutor(hold, execute)
+    return ChunkExecutor(hold, execute, spec.rotation_form)
 
 
 def resolve_preset(
