@@ -72,6 +72,7 @@ def read_config(settings: Mapping[str, Any]) -> EvalConfig:
         world=settings["world"] or "",
         suites=as_names(settings["suite"]),
         tasks=as_names(settings["tasks"] or ()),
+        variants=as_names(settings["variants"] or ()),
         episodes=settings["episodes"],
         seed=settings["seed"],
         options=RolloutOptions(settings["execute"], settings["latency"], preset=preset),
@@ -132,7 +133,7 @@ def track(tracker: Any, config: EvalConfig, done: Evaluation) -> None:
     tracker.metrics(flat_metrics(done.summary))
     tracker.metrics({f"time/{part}_s": seconds for part, seconds in time_budget(done.rows).items()})
     for table in done.official:
-        values = {column.name: column.value for column in table.columns} | {"average": table.average}
+        values = {column.name: column.value for column in table.columns if column.whole} | {"average": table.average}
         known = {name: value for name, value in values.items() if value == value}
         tracker.metrics({f"{table.suite}/official/{name}": value for name, value in known.items()})
     if done.decision is not None:

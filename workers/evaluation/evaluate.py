@@ -13,6 +13,7 @@ from typing import Any
 
 from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.data.disk import refused_by_disk, write_file
+from st4vla.platform.errors import ConfigError
 from st4vla.workers.evaluation.films import film_chosen
 from st4vla.workers.evaluation.ledger import Ledger, plan_digest
 from st4vla.workers.evaluation.run import Workers, run_missing
@@ -44,10 +45,14 @@ def plan_episodes(config: EvalConfig) -> list[EpisodeSpec]:
     """Plan all suites; an episode planned twice is run once.
 
     Raises:
-        ConfigError: a suite or a task is unknown.
+        ConfigError: a suite or a task is unknown, or variants are asked for where there are none.
+        EnvError: a variant is unknown.
     """
-    plan = family(config.family_name).plan
-    specs = [spec for suite in config.suites for spec in plan(suite, config.tasks, config.episodes, config.seed)]
+    worlds = family(config.family_name)
+    if config.variants and not worlds.has_variants:
+        raise ConfigError(f"variants is {list(config.variants)}; only SimplerEnv's suites have some, leave it out.")
+    chosen = (config.tasks, config.episodes, config.seed, *((config.variants,) if config.variants else ()))
+    specs = [spec for suite in config.suites for spec in worlds.plan(suite, *chosen)]
     return list({spec.episode_id: spec for spec in specs}.values())
 
 
@@ -63,7 +68,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     1. Plan the episodes, and make sure that they can be run here.
     2. Open the ledger and run what has no row yet.
     3. Summarise the rows.
-    4. Film the first failures and successes.
+    4. Film some failures and successes.
     5. Write the report.
     """
     plan = plan_episodes(config)

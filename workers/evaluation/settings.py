@@ -24,6 +24,7 @@ class EvalConfig:
         world: family of worlds, see `rollout/worlds.py`; "" finds the one that has the suites.
         suites, tasks: what is planned; a suite of its own tasks (long_horizon) ignores `tasks`, and none means the
             suite's usual ones.
+        variants: variants of the tasks that are planned, by name or by a part of it; none means all.
         episodes: episodes per suite and task, None for the suite's usual number; a disturbed suite adds as many
             undisturbed twins.
         seed: shifts all scenes; the same seed gives the same episodes on any machine.
@@ -37,13 +38,14 @@ class EvalConfig:
         retry_failed: run episodes again whose row says that infrastructure ended them.
         run_dir: folder of evaluations; this one gets a folder in it.
         name: that folder's name; "" derives it from the policy, the suites and the digest of plan and settings.
-        films: films per suite, first failures and first successes.
+        films: films per suite, failures and successes.
     """
 
     policy: PolicySource
     world: str = ""
     suites: tuple[str, ...] = ("seen",)
     tasks: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     episodes: int | None = None
     seed: int = 0
     options: RolloutOptions = RolloutOptions()
@@ -110,5 +112,6 @@ class EvalConfig:
             "seed": self.seed,
             "execute": self.options.execute,
             "latency": self.options.latency,
+            **({"variants": list(self.variants)} if self.variants else {}),
             **({"execution": presets} if presets else {}),
         }

@@ -21,8 +21,8 @@ class Family:
 
     Attributes:
         make_world: builds a world, in the process that steps it; the argument is a key that `key_of` gave, "" for any.
-        plan: plans the episodes of (suite, tasks, episodes per task, seed); pure. No tasks means the suite's usual
-            ones, None episodes its usual number.
+        plan: plans the episodes of (suite, tasks, episodes per task, seed) and, where `has_variants`, of some variants;
+            pure. No tasks means the suite's usual ones, None episodes its usual number, no variants all.
         training: gives training episode number i of a task, never one that is evaluated; pure.
         make_expert: gives the scripted expert of a world, fresh for one episode; None where there is none.
         control_hz: control steps per second.
@@ -34,10 +34,11 @@ class Family:
         cameras: how many cameras a policy may ask for at most.
         embodiment_of: names the robot of a suite whose chunks are carried out by a preset, "" for one that takes
             actions as they are; pure.
+        has_variants: whether a plan can be cut to some variants of its tasks.
     """
 
     make_world: Callable[[str], World]
-    plan: Callable[[str, Sequence[str], int | None, int], list[EpisodeSpec]]
+    plan: Callable[..., list[EpisodeSpec]]
     training: Callable[[str, int], EpisodeSpec]
     make_expert: Callable[[Any], Any] | None
     control_hz: int = 5
@@ -48,6 +49,7 @@ class Family:
     stop_on_success: bool = True
     cameras: int = 2
     embodiment_of: Callable[[str], str] = lambda suite: ""
+    has_variants: bool = False
 
     def check_policy(self, policy: PolicySource) -> None:
         """Make sure, before anything is started, that a policy can act here.
@@ -141,10 +143,12 @@ def _make_ray_traced(key: str) -> World:
     return SimplerWorld(SimplerWorldConfig(ray_traced=True))
 
 
-def _plan_simpler(suite: str, tasks: Sequence[str], episodes: int | None, seed: int) -> list[EpisodeSpec]:
+def _plan_simpler(
+    suite: str, tasks: Sequence[str], episodes: int | None, seed: int, variants: Sequence[str] = ()
+) -> list[EpisodeSpec]:
     from st4vla.envs.simpler.suites import plan
 
-    return plan(suite, tasks, episodes, seed)
+    return plan(suite, tasks, episodes, seed, variants)
 
 
 def _training_simpler(task: str, index: int) -> EpisodeSpec:
@@ -200,6 +204,7 @@ SIMPLER = Family(
     stop_on_success=False,
     cameras=1,
     embodiment_of=lambda suite: "widowx" if suite == "simplerenv_widowx" else "google_robot",
+    has_variants=True,
 )
 
 # Functions that import late: a command loads the simulator only in the processes that step it.
