@@ -20,6 +20,7 @@ from st4vla.platform.errors import ConfigError, EnvError
 GOAL_M = 0.12
 REACHED_M = 0.02
 FAULT_STEP = 3
+OWN_SIZE = 64  # pixels
 PERTURBED_STEP = 4
 EVALUATION_SEEDS = 1_000_000  # training seeds lie below
 
@@ -121,7 +122,7 @@ class DotWorld:
 
     def observe(self, spec: PolicySpec) -> Observation:
         """Show the dot and its goal on black; the state is [dot, goal, gripper 0]."""
-        images = {camera: self.draw(self.snapshot(), spec.image_size) for camera in spec.cameras}
+        images = {camera: self.draw(self.snapshot(), spec.image_size or OWN_SIZE) for camera in spec.cameras}
         state = np.concatenate([self._dot, self._goals[self._goal], [0]]).astype(np.float32)
         return Observation(images, state, self._instruction)
 
@@ -148,7 +149,7 @@ class DotWorld:
 
     def render_snapshot(self, snapshot: np.ndarray) -> Mapping[str, DotFrame]:
         """Draw a recorded state as one camera saw it."""
-        return {"third_person": DotFrame(self.draw(snapshot, 64))}
+        return {"third_person": DotFrame(self.draw(snapshot, OWN_SIZE))}
 
     def close(self) -> None:
         """Let go of nothing."""

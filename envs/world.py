@@ -252,7 +252,7 @@ class TabletopWorld:
         """
         images: Mapping[str, np.ndarray] = {}
         if spec.cameras:
-            if spec.image_size != self.config.image_size:
+            if spec.image_size not in (0, self.config.image_size):
                 raise EnvError(f"The policy wants {spec.image_size} px, the world has {self.config.image_size} px.")
             frames = self.render_snapshot(self.snapshot(), spec.cameras)
             images = {camera: frame.rgb for camera, frame in frames.items()}

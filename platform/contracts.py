@@ -75,7 +75,8 @@ class ActionChunk:
 class PolicySpec:
     """What a policy needs to be shown and what it gives back.
 
-    No cameras means that nothing is rendered for it. `state_form` is "proprioception" for a robot's own reading
+    No cameras means that nothing is rendered for it. Pictures are squares of `image_size` pixels; 0 asks for each
+    camera's own size and shape. `state_form` is "proprioception" for a robot's own reading
     (for an arm [x, y, z] m, rotation vector in rad, gripper opening 0..1: S = 7) and "privileged" for a
     simulator's full state, which only policies learned in simulation may ask for. `rotation_form` is "euler_xyz" for
     checkpoints of Open X-Embodiment data, whose rotations are roll, pitch and yaw about the fixed axes in rad; whoever

@@ -14,8 +14,16 @@ from st4vla.envs.simpler.assets import AssetTree
 from st4vla.envs.simpler.setup import Setup
 from st4vla.platform.errors import EnvError
 
+FIRST_SEED = 2022  # with which the original, and ManiSkill 3, reset an environment that they make
+
+
+def next_seed(seed: int) -> int:
+    """Give the seed of the original's episode that is reset without one, after an episode of `seed`."""
+    return int(np.random.RandomState(seed).randint(2**32))
+
+
 # What an environment of the original that is reset without a seed right after it was made draws with.
-UNSEEDED = int(np.random.RandomState(2022).randint(2**32))
+UNSEEDED = next_seed(FIRST_SEED)
 
 
 @dataclass(frozen=True)

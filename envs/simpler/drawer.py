@@ -37,6 +37,11 @@ STANDPOINTS = {
 PLACE_STANDPOINTS = ("a0", "b0", "c0")
 OWN_KEYS = ("light_mode", "camera_mode", "station_name", "cabinet_joint_friction", "force_advance_subtask_time_steps")
 
+# The original's scripts give `init_xy` where there is no object, too; it is of no consequence there.
+OBJECT_KEYS = ("cabinet_init_qpos", "init_xy")
+PLACED_KEYS = ("init_z", "init_rot_quat", "init_rand_rot_z", "init_rand_axis_rot_range")
+MODEL_KEYS = ("model_id", "model_scale")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -94,13 +99,14 @@ def packaged(case: Case, kind: Kind, rng: np.random.RandomState) -> tuple[Case, 
 
 def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     """Resolve one episode of a drawer environment."""
-    options.check_keys(case, OWN_KEYS)
+    placing = kind.verb == "place"
+    options.check_keys(case, OWN_KEYS, (*OBJECT_KEYS, *(PLACED_KEYS if placing else ())), MODEL_KEYS if placing else ())
     model, scale = _choose_model(case, kind, tree)
     rng = case.rng()
     drawer = str(rng.choice(list(kind.drawers)))
     case, photo, colour = packaged(case, kind, rng)
     robot = options.robot_name(case, "google_robot_static")
-    rates = options.rates(case)
+    rates = options.rates(case, robot)
     if colour is not None:
         rates["recolouring"] = colour
     last = case.rng()

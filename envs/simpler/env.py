@@ -50,9 +50,12 @@ class SimplerEnv(BaseEnv):
     ):
         self.build, self.tree = build, tree or find_tree()
         self.layouts: list[Layout] = [layout] * int(kwargs.get("num_envs", 1))
-        # Recolourings differ in what is seen only; where nothing is, they are one robot.
-        robot = agent_class(build.robot, self.tree.robot(build.robot, build.recolouring), lean)
-        super().__init__(*args, robot_uids=robot, **kwargs)  # type: ignore[arg-type]
+        self._lean = lean
+        super().__init__(*args, robot_uids=self._robot(), **kwargs)  # type: ignore[arg-type]
+
+    def _robot(self) -> type[ModelAgent]:
+        """Give the build's robot; recolourings differ in what is seen only."""
+        return agent_class(self.build.robot, self.tree.robot(self.build.robot, self.build.recolouring), self._lean)
 
     @property
     def _default_sim_config(self) -> SimConfig:
@@ -80,6 +83,7 @@ class SimplerEnv(BaseEnv):
         return []
 
     def _load_agent(self, options: dict, *args: Any, **kwargs: Any) -> None:
+        self.robot_uids = self._robot()  # the scene may be built anew for another build
         super()._load_agent(options, AWAY)
         if self.build.shiny and self.scene.can_render():
             for link in self.agent.robot.links:

@@ -7,6 +7,9 @@
 
 Batched on a GPU (`num_envs`, `sim_backend="physx_cuda"`) the rows draw their episodes with seed, seed + 1, ...; they
 must be of one build. Written, not yet run there: docs/simplerenv.md lists what differs.
+
+As in the original a reset without a seed draws one from the last (the first row's): a new environment gives the same
+sequence of episodes every time, and a reset with a seed begins the sequence of that seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from mani_skill.utils.registration import register_env
 from st4vla.envs.simpler import drawer, move_near, pick, put_on
 from st4vla.envs.simpler.assets import AssetTree, check_assets, find_tree
 from st4vla.envs.simpler.batch_view import BatchView
-from st4vla.envs.simpler.cases import UNSEEDED, Case, resolve, resolvers
+from st4vla.envs.simpler.cases import FIRST_SEED, Case, next_seed, resolve, resolvers
 from st4vla.envs.simpler.env import SimplerEnv
 from st4vla.envs.simpler.judging import Judge, make_judge
 from st4vla.envs.simpler.overlay import photograph
@@ -45,14 +48,20 @@ class SimplerTaskEnv(SimplerEnv):
         self.original.setdefault("control_freq", 5 if task.startswith(("Put", "Stack")) else 3)
         self.original.setdefault("sim_freq", 500 if task.startswith(("Put", "Stack")) else 513)
         self.tree = tree or find_tree()
-        self.setups: list[Setup] = self._resolve(None, {}, int(kwargs.get("num_envs", 1)))
+        self._last_seed = FIRST_SEED
+        self.setups: list[Setup] = self._resolve(self._seeds(FIRST_SEED, int(kwargs.get("num_envs", 1))), {})
         self.judges: list[Judge] = []
         first = self.setups[0]
         super().__init__(*args, build=first.build, layout=first.layout, tree=self.tree, **kwargs)
 
-    def _resolve(self, seed: int | Sequence[int] | None, options: Mapping[str, Any], rows: int) -> list[Setup]:
-        start = UNSEEDED if seed is None else seed
-        seeds = [int(start) + row for row in range(rows)] if np.isscalar(start) else [int(s) for s in start]  # type: ignore[union-attr,arg-type]
+    def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:
+        """Give the seed of each row."""
+        start: Any = next_seed(self._last_seed) if seed is None else seed
+        if np.isscalar(start):
+            return [(int(start) + row) % 2**32 for row in range(rows)]  # type: ignore[arg-type]
+        return [int(one) for one in start]
+
+    def _resolve(self, seeds: Sequence[int], options: Mapping[str, Any]) -> list[Setup]:
         rest = {key: value for key, value in options.items() if key not in (*RESET_KEYS, "reconfigure", "env_idx")}
         robot, obj = (options.get(key) or {} for key in RESET_KEYS)
         setups = [resolve(Case(self.task, self.original, robot, obj, rest, seed), self.tree) for seed in seeds]
@@ -65,11 +74,13 @@ class SimplerTaskEnv(SimplerEnv):
         options = dict(options or {})
         if "env_idx" in options:
             raise EnvError("SimplerEnv's rows are reset together; leave env_idx out.")
-        self.setups = self._resolve(seed, options, self.num_envs)
+        seeds = self._seeds(seed, self.num_envs)
+        self.setups = self._resolve(seeds, options)
+        self._last_seed = seeds[0]
         rebuilt = options.get("reconfigure", False) or self.setups[0].build != self.build
         self.build = self.setups[0].build
         wanted = {"reconfigure": rebuilt, "layouts": [setup.layout for setup in self.setups]}
-        return super().reset(seed=seed, options=wanted)  # type: ignore[arg-type]
+        return super().reset(seed=seeds, options=wanted)  # type: ignore[arg-type]
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         super()._initialize_episode(env_idx, options)

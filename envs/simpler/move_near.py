@@ -47,6 +47,7 @@ OWN_KEYS = (
     "no_distractor",
     "light_mode",
 )
+OBJECT_KEYS, RESET_KEYS = ("episode_id", "init_z"), ("model_scales",)
 MOVED_M, KNOCKED_M, FALLEN_M, NEAR_M, NEARER_M = 0.03, 0.02, 0.15, 0.10, 0.01
 
 
@@ -95,7 +96,7 @@ def episode(number: int, alone: bool) -> Episode:
 
 def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     """Resolve one episode of a MoveNear environment."""
-    options.check_keys(case, OWN_KEYS)
+    options.check_keys(case, OWN_KEYS, OBJECT_KEYS, RESET_KEYS)
     case = options.packaged_table(case, OVERLAY, {"init_xy": (0.35, 0.21), "init_rot_quat": options.facing(-0.09)})
     robot = options.robot_name(case, "google_robot_static")
     drawn = case.rng().randint(NUM_EPISODES)
@@ -105,7 +106,7 @@ def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     ids = [kind.model(name) for name in chosen.names]
     rng = case.rng()
     scales = _scales(case, models, ids, rng)
-    rates = options.rates(case)
+    rates = options.rates(case, robot)
     if case.build.get("prepackaged_config"):
         rates["recolouring"] = str(rng.choice(list(options.RECOLOURINGS)))
     matte = case.env_id.endswith("-v1")

@@ -1,7 +1,7 @@
 """Read the options that all environments of the original share: the room, the robot, the overlay, the rates."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +16,12 @@ from st4vla.platform.errors import EnvError
 
 TABLE_HEIGHT = 0.87
 DROP_HEIGHT = 0.5
+# The pair of controllers that is ported for each robot family: the one of the original's own evaluations.
+CONTROL_MODES = {
+    "google_robot": "arm_pd_ee_delta_pose_align_interpolate_by_planner_"
+    "gripper_pd_joint_target_delta_pos_interpolate_by_planner",
+    "widowx": "arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos",
+}
 ROBOT_KEYS = ("init_xy", "init_height", "init_rot_quat", "qpos")
 COMMON_KEYS = (
     "robot",
@@ -62,25 +68,39 @@ RECOLOURINGS = (
 )
 
 
-def check_keys(case: Case, own: Collection[str]) -> None:
+def check_keys(case: Case, own: Iterable[str], obj: Iterable[str], reset: Iterable[str]) -> None:
     """Make sure that nothing was asked of an environment that is not known here.
 
+    Args:
+        case: what was asked.
+        own: the environment's own build options, beside the common ones.
+        obj: its object options.
+        reset: its other reset options.
+
     Raises:
-        EnvError: a build or robot option is unknown, or the picture's size or background was asked to change.
+        EnvError: an option is unknown, or the picture's size or background was asked to change.
     """
-    known = {*COMMON_KEYS, *IGNORED_KEYS, *own}
-    unknown = [key for key in case.build if key not in known and case.build[key] is not None]
-    if unknown:
-        raise EnvError(
-            f"{case.env_id} has no build option {unknown[0]!r}; expected some of {', '.join(sorted(known))}."
-        )
-    strange = [key for key in case.robot if key not in ROBOT_KEYS]
-    if strange:
-        raise EnvError(f"There is no robot option {strange[0]!r}; expected some of {', '.join(ROBOT_KEYS)}.")
+    refuse_unknown(f"{case.env_id} has no build option", case.build, (*COMMON_KEYS, *IGNORED_KEYS, *own))
+    refuse_unknown(f"{case.env_id} has no robot option", case.robot, ROBOT_KEYS)
+    refuse_unknown(f"{case.env_id} has no object option", case.obj, obj)
+    refuse_unknown(f"{case.env_id} has no reset option", case.options, reset)
     cameras = dict(case.build.get("camera_cfgs") or {})
     cameras.pop("add_segmentation", None)
     if cameras:
         raise EnvError(f"camera_cfgs asks for {cameras}; only the original's own cameras are ported.")
+
+
+def refuse_unknown(what: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse a key that is not known; None asks for nothing.
+
+    Raises:
+        EnvError: there is one; it begins with `what` and names the key.
+    """
+    listed = sorted(known)
+    unknown = [key for key, value in given.items() if key not in listed and value is not None]
+    if unknown:
+        expected = f"expected some of {', '.join(listed)}" if listed else "it has none"
+        raise EnvError(f"{what} {unknown[0]!r}; {expected}.")
 
 
 def robot_name(case: Case, default: str) -> str:
@@ -120,12 +140,18 @@ def view(case: Case, robot: str, overlay: str | None = None, covered: Sequence[s
     return View(camera, photo if camera in names else "", mode, always)
 
 
-def rates(case: Case) -> dict[str, Any]:
-    """Give the fields of a build that say how fast physics and control run, and how pictures are drawn."""
+def rates(case: Case, robot: str) -> dict[str, Any]:
+    """Give the fields of a build that say how fast physics and control run, and how pictures are drawn.
+
+    Raises:
+        EnvError: other controllers were asked for than those that are ported for the robot.
+    """
+    ported, asked = CONTROL_MODES[robot_model(robot).embodiment], case.build.get("control_mode")
+    if asked not in (None, ported):
+        raise EnvError(f"control_mode is {asked!r}; of {robot} only {ported} is ported.")
     return {
         "sim_hz": int(case.build.get("sim_freq") or 500),
         "control_hz": int(case.build.get("control_freq") or 20),
-        "control_mode": str(case.build.get("control_mode") or ""),
         "shader": "rt" if case.build.get("shader_dir") == "rt" else "default",
         "recolouring": recolouring(case),
         "shiny": not case.build.get("disable_bad_material"),

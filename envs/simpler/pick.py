@@ -70,6 +70,15 @@ OWN_KEYS = (
     "distractor_config",
     "density",
 )
+OBJECT_KEYS = ("init_xy", "init_z", "init_rot_quat", "init_rand_rot_z", "init_rand_axis_rot_range")
+RESET_KEYS = (
+    "model_id",
+    "model_scale",
+    "distractor_model_ids",
+    "distractor_model_scales",
+    "distractor_obj_init_options",
+)
+DISTRACTOR_KEYS = ("init_xy", "init_rot_quat")
 GRASP_DEGREES, HELD_STEPS = 80.0, 5
 LIFTED_M, WELL_LIFTED_M, WELL_LIFTED_STEPS = 0.01, 0.02, 5
 
@@ -122,7 +131,8 @@ KINDS: Mapping[str, Kind] = {
 
 def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     """Resolve one episode of a GraspSingle environment."""
-    options.check_keys(case, OWN_KEYS)
+    own = ("orientation", *OBJECT_KEYS) if kind.oriented else OBJECT_KEYS
+    options.check_keys(case, OWN_KEYS, own, RESET_KEYS)
     case = options.packaged_table(case, OVERLAY, {"init_xy": (0.35, 0.20), "init_rot_quat": (0, 0, 0, 1)})
     robot = options.robot_name(case, "google_robot_static")
     models = _models(case, tree)
@@ -130,7 +140,7 @@ def resolve(case: Case, tree: AssetTree, kind: Kind) -> Setup:
     rng = case.rng()
     model, scale = _choose_model(case, kind, models, rng)
     others, scales = _distractors(case, kind, models, rng)
-    rates = options.rates(case)
+    rates = options.rates(case, robot)
     if case.build.get("prepackaged_config"):
         rates["recolouring"] = str(rng.choice(list(options.RECOLOURINGS)))
     falls, robot_pose, qpos = _set_out(case, kind, model, others, turn)
@@ -228,6 +238,7 @@ def _drop_distractor(
     case: Case, name: str, xy: np.ndarray, top: float, turn: tuple[float, ...], rng: np.random.RandomState
 ) -> Drop:
     own = (case.options.get("distractor_obj_init_options") or {}).get(name, {})
+    options.refuse_unknown("A distractor has no option", own, DISTRACTOR_KEYS)
     place = own.get("init_xy")
     while place is None:
         drawn = np.clip(xy + rng.uniform(-0.3, 0.3, [2]), [-0.50, 0.05], [-0.1, 0.35])

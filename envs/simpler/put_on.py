@@ -26,6 +26,7 @@ OWN_KEYS = (
     "source_obj_name",
     "target_obj_name",
 )
+OBJECT_KEYS, RESET_KEYS = ("episode_id", "init_z"), ("model_scales",)
 Pair = tuple[tuple[float, float], tuple[float, float]]
 Turn = tuple[float, float, float, float]
 
@@ -176,7 +177,7 @@ def packaged(case: Case, task: PutOn) -> Case:
 
 def resolve(case: Case, tree: AssetTree, task: PutOn) -> Setup:
     """Resolve one episode of a PutOn environment."""
-    options.check_keys(case, OWN_KEYS)
+    options.check_keys(case, OWN_KEYS, OBJECT_KEYS, RESET_KEYS)
     case = packaged(case, task)
     robot = options.robot_name(case, "widowx_sink_camera_setup" if task.sink else "widowx")
     drawn = case.rng().randint(task.num_episodes)
@@ -191,7 +192,7 @@ def resolve(case: Case, tree: AssetTree, task: PutOn) -> Setup:
         "bridge",
         _things(models, ids, scales, task.sink),
         contact_offset=CONTACT_OFFSET,
-        **options.rates(case),
+        **options.rates(case, robot),
     )
     layout = Layout((_fall(case, task, ids, number),), *_robot_start(case, robot))
     sizes = {model: tuple(options.box_size(models[model], scale)) for model, scale in zip(ids, scales, strict=True)}

@@ -82,7 +82,6 @@ class Build:
         family: which asset folders the objects come from.
         contact_offset: m, PhysX's distance at which contacts are made.
         sim_hz, control_hz: physics and control steps per second.
-        control_mode: the original's name of the pair of controllers.
         shader: "default" for the rasteriser, "rt" for the ray tracer (a GPU).
     """
 
@@ -97,7 +96,6 @@ class Build:
     contact_offset: float = 0.02
     sim_hz: int = 513
     control_hz: int = 3
-    control_mode: str = ""
     shader: str = "default"
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sapien
 
-from st4vla.envs.simpler import drawer
+from st4vla.envs.simpler import drawer, options
 from st4vla.envs.simpler.cases import Case, case_from_meta
 from st4vla.envs.simpler.recording import read_recording
 from st4vla.envs.simpler.world import SimplerWorld
@@ -140,7 +140,7 @@ def _can_case(task: str, number: int) -> Case:
 def _near_case(task: str, number: int) -> Case:
     version = 0 if task.endswith("_v0") else 1
     build = {**TABLE, "rgb_overlay_path": "google_move_near_real_eval_1.png"}
-    robot = {"init_xy": (0.35, 0.21), "init_rot_quat": (-0.0449848, 0.0, 0.0, 0.9989877)}
+    robot = {"init_xy": (0.35, 0.21), "init_rot_quat": options.facing(-0.09)}
     return Case(f"MoveNearGoogleBakedTexInScene-v{version}", build, robot, {"episode_id": number}, seed=0)
 
 

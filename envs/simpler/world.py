@@ -204,7 +204,7 @@ class SimplerWorld:
         return Progress(success, credit, stages)
 
     def observe(self, spec: PolicySpec) -> Observation:
-        """Show a policy what it asks for: its cameras' pictures at its size, and its state.
+        """Show a policy what it asks for: its cameras' pictures at its size or the camera's, and its state.
 
         A policy sees the one camera that the robot has, whatever it calls it.
 
@@ -215,9 +215,9 @@ class SimplerWorld:
         if spec.cameras:
             if len(spec.cameras) > 1:
                 raise EnvError(f"The policy wants cameras {list(spec.cameras)}; SimplerEnv shows one.")
-            rgb = self.picture()
-            size = (spec.image_size, spec.image_size)
-            images = {next(iter(spec.cameras)): cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)}
+            rgb, size = self.picture(), (spec.image_size, spec.image_size)
+            shown = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if spec.image_size else rgb
+            images = {next(iter(spec.cameras)): shown}
         return Observation(images, self._state(spec), self.instruction)
 
     def picture(self) -> np.ndarray:

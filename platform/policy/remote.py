@@ -12,13 +12,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
-from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec
+from st4vla.platform.contracts import ActionChunk, Observation, PolicySpec, RotationForm
 from st4vla.platform.errors import ConfigError, PolicyError, WireError
 from st4vla.platform.wire import openpi
 from st4vla.platform.wire.limits import MIB, WireLimits
@@ -38,8 +38,10 @@ class RemoteConfig:
         url: ws:// or wss://, host, port and path.
         keys: the server's name of each part of the observation, and ours: a camera, "state" or "instruction"; None
             leaves a part out.
-        image_size: pixels of the pictures we render for it.
+        image_size: edge in pixels of the squares we render for it; None for the camera's own size and shape.
         resize: edge in pixels to which pictures are scaled and padded before they are sent; None leaves them.
+        rotation_form: what the rotation of its actions is: a rotation vector, or roll, pitch and yaw about the fixed
+            axes ("euler_xyz"), as of policies that learned from Open X-Embodiment data.
         state_dim, action_dim, chunk_length, control_hz: what it reads and gives back; the protocol does not say.
         gripper_open, gripper_closed: its last action's value for an open and a closed gripper; ours are 1 and 0.
         deadline_s: how long one answer may take.
@@ -57,8 +59,9 @@ class RemoteConfig:
             "prompt": INSTRUCTION,
         }
     )
-    image_size: int = 128
+    image_size: int | None = None
     resize: int | None = 224
+    rotation_form: RotationForm = "rotation_vector"
     state_dim: int = 7
     action_dim: int = 7
     chunk_length: int = 16
@@ -76,6 +79,11 @@ class RemoteConfig:
             raise ConfigError(f"url is {self.url!r}; policy=remote needs one such as url=ws://127.0.0.1:8000.")
         if self.deadline_s <= 0 or self.connect_timeout_s <= 0:
             raise ConfigError(f"remote.deadline_s is {self.deadline_s}; expected more than 0 seconds.")
+        if self.rotation_form not in get_args(RotationForm):
+            known = ", ".join(get_args(RotationForm))
+            raise ConfigError(f"remote.rotation_form is {self.rotation_form!r}; expected one of {known}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"remote.image_size is {self.image_size}; expected pixels, or null for the camera's own.")
         if self.gripper_open == self.gripper_closed:
             raise ConfigError(f"remote.gripper_open and gripper_closed are both {self.gripper_open}; they must differ.")
         if self.api_key_variable and parts.scheme == "ws" and parts.hostname not in LOOPBACK:
@@ -107,12 +115,13 @@ class RemotePolicy:
         ours = config.sent.values()
         return PolicySpec(
             cameras=tuple(dict.fromkeys(name for name in ours if name not in (STATE, INSTRUCTION))),
-            image_size=config.image_size,
+            image_size=config.image_size or 0,
             state_dim=config.state_dim if STATE in ours else 0,
             action_dim=config.action_dim,
             chunk_length=config.chunk_length,
             control_hz=config.control_hz,
             statistics_key="",
+            rotation_form=config.rotation_form,
         )
 
     def reset(self, session_id: str) -> None:

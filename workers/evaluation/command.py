@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.settings import build_config
 from st4vla.workers.evaluation.evaluate import Evaluation, evaluate
 from st4vla.workers.evaluation.settings import EvalConfig
 from st4vla.workers.results.sequential import StopConfig
 from st4vla.workers.results.summary import flat_metrics
 from st4vla.workers.rollout.actors import GpuWorkers, InferenceConfig
 from st4vla.workers.rollout.episode import RolloutOptions, time_budget
+from st4vla.workers.rollout.execution import PresetChanges
 from st4vla.workers.rollout.inference import BatchConfig
 from st4vla.workers.rollout.policies import REMOTE, PolicySource
 from st4vla.workers.rollout.pool import PoolConfig
@@ -64,14 +66,16 @@ def score_recordings(settings: Mapping[str, Any]) -> int:
 def read_config(settings: Mapping[str, Any]) -> EvalConfig:
     """Make the checked config from composed settings."""
     inference = settings["inference"]
+    preset = build_config(PresetChanges, settings["execution"], "execution.")
     return EvalConfig(
         policy=read_policy(settings),
         world=settings["world"] or "",
         suites=as_names(settings["suite"]),
         tasks=as_names(settings["tasks"] or ()),
+        variants=as_names(settings["variants"] or ()),
         episodes=settings["episodes"],
         seed=settings["seed"],
-        options=RolloutOptions(settings["execute"], settings["latency"]),
+        options=RolloutOptions(settings["execute"], settings["latency"], preset=preset),
         stop=read_stop(settings["stop"]),
         inference=InferenceConfig(**inference | {"batch": BatchConfig(**inference["batch"])}),
         pool=PoolConfig(**settings["pool"]),
@@ -129,7 +133,7 @@ def track(tracker: Any, config: EvalConfig, done: Evaluation) -> None:
     tracker.metrics(flat_metrics(done.summary))
     tracker.metrics({f"time/{part}_s": seconds for part, seconds in time_budget(done.rows).items()})
     for table in done.official:
-        values = {column.name: column.value for column in table.columns} | {"average": table.average}
+        values = {column.name: column.value for column in table.columns if column.whole} | {"average": table.average}
         known = {name: value for name, value in values.items() if value == value}
         tracker.metrics({f"{table.suite}/official/{name}": value for name, value in known.items()})
     if done.decision is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.data.disk import refused_by_disk, write_file
+from st4vla.platform.errors import ConfigError
 from st4vla.workers.evaluation.films import film_chosen
 from st4vla.workers.evaluation.ledger import Ledger, plan_digest
 from st4vla.workers.evaluation.run import Workers, run_missing
@@ -22,6 +23,7 @@ from st4vla.workers.results.report import ReportInput, failure_reasons, write_re
 from st4vla.workers.results.sequential import Decision, decide, in_test_order
 from st4vla.workers.results.summary import INFRASTRUCTURE, Summary, summarise
 from st4vla.workers.rollout.episode import time_budget
+from st4vla.workers.rollout.execution import describe_preset
 from st4vla.workers.rollout.worlds import family
 
 log = logging.getLogger(__name__)
@@ -43,10 +45,14 @@ def plan_episodes(config: EvalConfig) -> list[EpisodeSpec]:
     """Plan all suites; an episode planned twice is run once.
 
     Raises:
-        ConfigError: a suite or a task is unknown.
+        ConfigError: a suite or a task is unknown, or variants are asked for where there are none.
+        EnvError: a variant is unknown.
     """
-    plan = family(config.family_name).plan
-    specs = [spec for suite in config.suites for spec in plan(suite, config.tasks, config.episodes, config.seed)]
+    worlds = family(config.family_name)
+    if config.variants and not worlds.has_variants:
+        raise ConfigError(f"variants is {list(config.variants)}; only SimplerEnv's suites have some, leave it out.")
+    chosen = (config.tasks, config.episodes, config.seed, *((config.variants,) if config.variants else ()))
+    specs = [spec for suite in config.suites for spec in worlds.plan(suite, *chosen)]
     return list({spec.episode_id: spec for spec in specs}.values())
 
 
@@ -62,7 +68,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     1. Plan the episodes, and make sure that they can be run here.
     2. Open the ledger and run what has no row yet.
     3. Summarise the rows.
-    4. Film the first failures and successes.
+    4. Film some failures and successes.
     5. Write the report.
     """
     plan = plan_episodes(config)
@@ -109,6 +115,13 @@ def results(summary: Summary, official: Sequence[OfficialTable], decision: Decis
     return {**summary.plain(), "official": ours, "decision": stopped}
 
 
+def _executed(config: EvalConfig) -> dict[str, Any]:
+    """Say how chunks were carried out, robot by robot where they have presets."""
+    if presets := config.presets():
+        return {f"chunks on {robot}": describe_preset(preset) for robot, preset in presets.items()}
+    return {"actions executed per look": config.options.execute or "the whole chunk"}
+
+
 def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]], decision: Decision | None = None) -> dict[str, Any]:
     """Give what a reader of the report wants to know about how it came to be."""
     budget = time_budget(rows)
@@ -118,7 +131,7 @@ def facts(config: EvalConfig, rows: Sequence[Mapping[str, Any]], decision: Decis
         "policy digest": config.policy.digest(),
         "episodes per suite and task": config.episodes or "the suite's usual number",
         "seed": config.seed,
-        "actions executed per look": config.options.execute or "the whole chunk",
+        **_executed(config),
         "latency": "the clock stops while the policy thinks" if latency is None else f"{latency} (seconds a look)",
         "worker seconds": ", ".join(f"{part} {seconds:.1f}" for part, seconds in budget.items()),
     }

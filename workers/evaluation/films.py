@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,33 @@ class _Shot:
 
 
 def choose(rows: Sequence[Row], per_suite: int) -> list[Row]:
-    """Choose per suite the first failures and the first successes, half and half, disturbed episodes first.
+    """Choose per suite failures and successes, half and half, disturbed episodes first.
 
-    Where there are too few of one kind the other fills its places; episodes without a recording are left out.
+    Tasks take turns, in a task its variants, in a variant the seeds, and failures begin with tasks of which no success
+    is shown. Where there are too few of one kind the other fills its places; episodes without a recording are left out.
     """
     chosen: list[Row] = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         pool = [row for row in rows if row["suite"] == suite and row["failure"] not in INFRASTRUCTURE]
         pool = [row for row in pool if row["perturbations"]] or pool
-        pool.sort(key=lambda row: row["seed"])  # so that the tasks take turns
         failed = [row for row in pool if not row["success"]]
-        won = [row for row in pool if row["success"]]
-        num_won = min(len(won), max(per_suite - len(failed), -(-per_suite // 2)))
-        chosen += won[:num_won] + failed[: per_suite - num_won]
+        won = in_turn([row for row in pool if row["success"]])
+        won = won[: max(per_suite - len(failed), -(-per_suite // 2))]
+        shown = {row["task"] for row in won}
+        failed.sort(key=lambda row: row["task"] in shown)
+        chosen += won + in_turn(failed)[: per_suite - len(won)]
     return chosen
+
+
+def in_turn(rows: Sequence[Row], keys: Sequence[str] = ("task", "variant")) -> list[Row]:
+    """Order rows so that each value of the first key has a turn, in its turns each of the next, and then by seed."""
+    if not keys:
+        return sorted(rows, key=lambda row: row["seed"])
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[keys[0]], []).append(row)
+    turns = zip_longest(*(in_turn(group, keys[1:]) for group in groups.values()))
+    return [row for turn in turns for row in turn if row is not None]
 
 
 def film_name(row: Row) -> str:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
+from st4vla.platform.policy.embodiment import EmbodimentConfig
 from st4vla.workers.results.sequential import StopConfig
 from st4vla.workers.rollout.actors import GpuWorkers, InferenceConfig
 from st4vla.workers.rollout.episode import RolloutOptions
+from st4vla.workers.rollout.execution import plain_preset, refuse_changes, resolve_preset
 from st4vla.workers.rollout.policies import PolicySource
 from st4vla.workers.rollout.pool import PoolConfig
 from st4vla.workers.rollout.watchdog import WatchConfig
@@ -22,6 +24,7 @@ class EvalConfig:
         world: family of worlds, see `rollout/worlds.py`; "" finds the one that has the suites.
         suites, tasks: what is planned; a suite of its own tasks (long_horizon) ignores `tasks`, and none means the
             suite's usual ones.
+        variants: variants of the tasks that are planned, by name or by a part of it; none means all.
         episodes: episodes per suite and task, None for the suite's usual number; a disturbed suite adds as many
             undisturbed twins.
         seed: shifts all scenes; the same seed gives the same episodes on any machine.
@@ -35,13 +38,14 @@ class EvalConfig:
         retry_failed: run episodes again whose row says that infrastructure ended them.
         run_dir: folder of evaluations; this one gets a folder in it.
         name: that folder's name; "" derives it from the policy, the suites and the digest of plan and settings.
-        films: films per suite, first failures and first successes.
+        films: films per suite, failures and successes.
     """
 
     policy: PolicySource
     world: str = ""
     suites: tuple[str, ...] = ("seen",)
     tasks: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     episodes: int | None = None
     seed: int = 0
     options: RolloutOptions = RolloutOptions()
@@ -89,10 +93,32 @@ class EvalConfig:
         robots = [family(self.family_name).robot_of(suite) for suite in self.suites]
         return self.policy.statistics_keys(dict.fromkeys(robots), self.inference.statistics_key)
 
+    def presets(self) -> dict[str, EmbodimentConfig]:
+        """Give how the chunks of each of the suites' robots are carried out; {} where they take actions as they are.
+
+        Raises:
+            ConfigError: a change of a preset is not possible, or of no use to any of the robots.
+        """
+        worlds, changes = family(self.family_name), self.options.preset
+        robots = dict.fromkeys(robot for suite in self.suites if (robot := worlds.robot_of(suite)))
+        if not robots:
+            refuse_changes(changes)
+        found = {robot: resolve_preset(robot, self.options.execute, changes) for robot in robots}
+        if changes.sticky_steps is not None and all(one.gripper != "close_relative" for one in found.values()):
+            raise ConfigError(
+                f"execution.sticky_steps is {changes.sticky_steps}, but the gripper of {', '.join(found)} is told its "
+                "opening, which is never repeated; leave it out."
+            )
+        return found
+
     def settings(self) -> dict[str, Any]:
         """Give what decides the rows; where and by how many workers they are computed does not."""
-        dtype = self.inference.dtype
-        told = {"statistics": self.statistics, "dtype": "" if dtype == "float32" else dtype}
+        told = {
+            "statistics": self.statistics,
+            "dtype": "" if self.inference.dtype == "float32" else self.inference.dtype,
+            "variants": list(self.variants),
+            "execution": {robot: plain_preset(config) for robot, config in self.presets().items()},
+        }
         return {
             "policy": self.policy.digest(),
             "world": self.family_name,

@@ -3,10 +3,11 @@
 SimplerEnv (its scripts and `calc_metrics_evaluation_videos.py`): a variant is one directory of results; its rate
 comes first, the variants of a task are averaged with equal weight, tasks that share a column likewise (open and close
 make "drawer"), and the columns' mean is the average. Pooled success counts every episode the same; the two differ
-where variants have different numbers of scored episodes.
+where variants have different numbers of scored episodes. A column of which variants are missing, be it that they were
+not run or that infrastructure ended all their episodes, says so and enters no average.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -35,15 +36,27 @@ class Column:
 
     Attributes:
         name: as papers call it.
-        value: mean over tasks of the mean over variants, nan where nothing was scored.
+        value: mean over tasks of the mean over those variants that had a scored episode, nan where a task had none.
         pooled: the same episodes, each counting the same, with Wilson's interval.
         variants: how many variants had a scored episode.
+        planned: how many the benchmark has.
     """
 
     name: str
     value: float
     pooled: Rate
     variants: int
+    planned: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the value is the benchmark's own: every variant had a scored episode."""
+        return self.variants == self.planned
+
+    @property
+    def missing(self) -> str:
+        """Say what the value lacks, e.g. "8 of 9 variants"; "" where it is whole or there is none."""
+        return "" if self.whole or self.value != self.value else f"{self.variants} of {self.planned} variants"
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class OfficialTable:
     """Our row of a benchmark's table, and the published ones.
 
     Attributes:
-        average: mean of the columns; nan unless every column was evaluated.
+        average: mean of the columns; nan unless every column is whole.
         source, notes: where the published rows come from, and what to keep in mind with them.
     """
 
@@ -92,14 +105,28 @@ def official_tables(rows: Sequence[Row]) -> list[OfficialTable]:
     """Make the table of each suite in the rows that has a published one."""
     suites = dict.fromkeys(row["suite"] for row in rows)
     known = published()
-    return [official_table(suite, known[suite], rows) for suite in suites if suite in known]
+    return [official_table(suite, known[suite], rows, official_variants(suite)) for suite in suites if suite in known]
 
 
-def official_table(suite: str, paper: Mapping[str, Any], rows: Sequence[Row]) -> OfficialTable:
-    """Make the table of one suite."""
+@cache
+def official_variants(suite: str) -> frozenset[tuple[str, str]]:
+    """Give every (task, variant) that the benchmark scores."""
+    from st4vla.workers.rollout.worlds import family, family_of
+
+    return frozenset((spec.task, spec.variant) for spec in family(family_of([suite])).plan(suite, (), None, 0))
+
+
+def official_table(
+    suite: str, paper: Mapping[str, Any], rows: Sequence[Row], planned: Set[tuple[str, str]] = frozenset()
+) -> OfficialTable:
+    """Make the table of one suite.
+
+    Args:
+        planned: (task, variant) of the whole benchmark, beside those that have rows.
+    """
     rates = variant_rates([row for row in rows if row["suite"] == suite])
-    columns = tuple(_column(name, tasks, rates) for name, tasks in paper["columns"].items())
-    values = [column.value for column in columns]
+    columns = tuple(_column(name, tasks, rates, planned) for name, tasks in paper["columns"].items())
+    values = [column.value if column.whole else float("nan") for column in columns]
     return OfficialTable(
         suite=suite,
         title=paper["title"],
@@ -114,7 +141,8 @@ def official_table(suite: str, paper: Mapping[str, Any], rows: Sequence[Row]) ->
     )
 
 
-def _column(name: str, tasks: Sequence[str], rates: Sequence[VariantRate]) -> Column:
+def _column(name: str, tasks: Sequence[str], rates: Sequence[VariantRate], planned: Set[tuple[str, str]]) -> Column:
+    wanted = {(rate.task, rate.variant) for rate in rates} | planned
     mine = [rate for rate in rates if rate.task in tasks and rate.rate.total]
     by_task = [[rate.rate.value for rate in mine if rate.task == task] for task in tasks]
     done = all(by_task)
@@ -123,6 +151,7 @@ def _column(name: str, tasks: Sequence[str], rates: Sequence[VariantRate]) -> Co
         value=fmean(fmean(values) for values in by_task) if done else float("nan"),
         pooled=wilson(sum(rate.rate.successes for rate in mine), sum(rate.rate.total for rate in mine)),
         variants=len(mine),
+        planned=sum(task in tasks for task, _ in wanted),
     )
 
 

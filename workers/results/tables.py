@@ -73,6 +73,8 @@ def official_table(official: OfficialTable, references: int = 4) -> Table:
     table = _table(f"{official.title}: per variant, then the mean", ("policy",), [*columns, "average"])
     ours = [_number(100 * column.value) for column in official.columns]
     table.add_row("this run", *ours, _number(100 * official.average), style="bold")
+    if any(column.missing for column in official.columns):
+        table.add_row("  mean of", *(column.missing for column in official.columns), "")
     table.add_row("  pooled", *(str(column.pooled) for column in official.columns), "")
     for row in official.references[-references:]:
         shown = [_number(value) for value in row.success]

@@ -17,7 +17,7 @@ import numpy as np
 
 from st4vla.platform.contracts import ActionChunk, EpisodeResult, EpisodeSpec, Observation, PolicySpec, Spatial
 from st4vla.platform.errors import ConfigError, PolicyError, WorkerLost
-from st4vla.workers.rollout.execution import Executor, make_executor
+from st4vla.workers.rollout.execution import NO_CHANGES, Executor, PresetChanges, make_executor
 from st4vla.workers.rollout.inference import PolicyClient
 
 
@@ -69,18 +69,21 @@ class RolloutOptions:
     """How a policy's chunks are executed.
 
     Attributes:
-        execute: actions of each chunk that are executed before the next look; None for the whole chunk.
+        execute: actions of each chunk that are executed before the next look; None for the whole chunk, or for what
+            the preset of the world's robot says.
         latency: None stops the simulated clock while the policy thinks; a number of seconds lets it run for so long
             at each look; "measured" lets it run for as long as the answer really took, so rows vary with the machine.
         stop_on_success: end an episode when its success first holds. False runs it to its last step and scores
             that, as SimplerEnv does.
         idle_renders: render a frame at every step although nobody looks; only benchmarks want that.
+        preset: what is changed of the preset of a world's robot.
     """
 
     execute: int | None = None
     latency: float | Literal["measured"] | None = None
     stop_on_success: bool = True
     idle_renders: bool = False
+    preset: PresetChanges = NO_CHANGES
 
     def __post_init__(self) -> None:
         if self.execute is not None and self.execute < 1:
@@ -190,7 +193,7 @@ def run_episode(
     with run.at("physics", "reset"):
         world.reset(spec)
         run.snapshots.append(world.snapshot())
-    run.executor = make_executor(world.embodiment, world.hold_action, client.spec, options.execute)
+    run.executor = make_executor(world.embodiment, world.hold_action, client.spec, options.execute, options.preset)
     with run.at("policy", "reset"):
         client.reset(spec.episode_id)
     while not _over(world, options):

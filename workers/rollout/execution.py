@@ -2,19 +2,21 @@
 
 An executor is the piece between the two: it is told of each chunk, gives one action a step, says when it wants the
 next chunk, and what the robot does while it waits. `ChunkExecutor` runs a chunk as it is; a world that names an
-embodiment, whose controller needs more (ensembling, a sticky gripper, another sign), gets the executor of that name.
+embodiment, whose controller needs more (ensembling, a sticky gripper, another sign), gets the executor of that name:
+a packaged preset with what a command changes of it.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from st4vla.platform.contracts import PolicySpec
+from st4vla.platform.contracts import PolicySpec, RotationForm
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.policy.embodiment import EmbodimentConfig
 from st4vla.platform.policy.execution import Execution
+from st4vla.platform.policy.rotation import as_rotation_vector
 
 
 class Executor(Protocol):
@@ -44,11 +46,20 @@ class Executor(Protocol):
 
 
 class ChunkExecutor:
-    """Execute the first `execute` actions of each chunk, all of them if it is None; `hold` gives the hold action."""
+    """Execute the first `execute` actions of each chunk, all of them if it is None; `hold` gives the hold action.
 
-    def __init__(self, hold: Callable[[], np.ndarray], execute: int | None = None):
+    Rotations in another form than the contracts' are turned into rotation vectors, all else is left as it is.
+    """
+
+    def __init__(
+        self,
+        hold: Callable[[], np.ndarray],
+        execute: int | None = None,
+        rotation_form: RotationForm = "rotation_vector",
+    ):
         self.hold_action = hold
         self._execute = execute
+        self._rotation_form: RotationForm = rotation_form
         self.reset()
 
     def reset(self) -> None:
@@ -70,35 +81,86 @@ class ChunkExecutor:
         """Give the chunk's next action."""
         action = self._actions[self._cursor]
         self._cursor += 1
-        return action
+        return np.asarray(as_rotation_vector(action, self._rotation_form), np.float32)
+
+
+@dataclass(frozen=True)
+class PresetChanges:
+    """What a command changes of its robots' presets (`configs/execution/`); None leaves what the preset says.
+
+    Attributes:
+        ensemble_horizon: newest chunks that are merged at every step; 1 merges nothing.
+        ensemble_alpha: how much less a prediction unlike the newest counts.
+        sticky_steps: steps for which a change of a relative gripper is repeated.
+    """
+
+    ensemble_horizon: int | None = None
+    ensemble_alpha: float | None = None
+    sticky_steps: int | None = None
+
+
+NO_CHANGES = PresetChanges()
+EMBODIMENTS = ("google_robot", "widowx")
 
 
 def make_executor(
-    embodiment: str, hold: Callable[[], np.ndarray], spec: PolicySpec, execute: int | None = None
+    embodiment: str,
+    hold: Callable[[], np.ndarray],
+    spec: PolicySpec,
+    execute: int | None = None,
+    changes: PresetChanges = NO_CHANGES,
 ) -> Executor:
     """Make the executor of an embodiment; "" takes a policy's actions as they are.
 
     Raises:
-        ConfigError: nobody has said how that robot is driven.
+        ConfigError: nobody has said how that robot is driven, or a change of its preset is of no use to it.
     """
-    if not embodiment:
-        return ChunkExecutor(hold, execute)
-    if embodiment not in EXECUTORS:
+    if embodiment:
+        return Execution(resolve_preset(embodiment, execute, changes), spec.rotation_form)
+    refuse_changes(changes)
+    return ChunkExecutor(hold, execute, spec.rotation_form)
+
+
+def resolve_preset(
+    embodiment: str, execute: int | None = None, changes: PresetChanges = NO_CHANGES
+) -> EmbodimentConfig:
+    """Give how a robot's chunks are carried out: its packaged preset, and what is asked for instead.
+
+    Raises:
+        ConfigError: the robot is unknown, or the result is not possible.
+    """
+    if embodiment not in EMBODIMENTS:
         raise ConfigError(
-            f"The world's robot is {embodiment!r}, and nothing says how chunks drive it; add it to EXECUTORS in "
+            f"The world's robot is {embodiment!r}, and nothing says how chunks drive it; add it to EMBODIMENTS in "
             "workers/rollout/execution.py."
         )
-    return EXECUTORS[embodiment](spec, execute)
+    asked = {"execute": execute, **asdict(changes)}
+    return replace(EmbodimentConfig.preset(embodiment), **{k: v for k, v in asked.items() if v is not None})
 
 
-def _execution(embodiment: str) -> Callable[[PolicySpec, int | None], Executor]:
-    """Give the maker of a packaged embodiment's execution; `execute` overrides its own."""
+def refuse_changes(changes: PresetChanges) -> None:
+    """Refuse changes of a preset where robots have none.
 
-    def make(spec: PolicySpec, execute: int | None) -> Executor:
-        config = EmbodimentConfig.preset(embodiment)
-        return Execution(config if execute is None else replace(config, execute=execute), spec.rotation_form)
+    Raises:
+        ConfigError: something was asked for.
+    """
+    if changes != NO_CHANGES:
+        raise ConfigError(
+            f"execution is {asdict(changes)}, but these robots take actions as they are, without a preset to change; "
+            "leave it out."
+        )
 
-    return make
+
+def plain_preset(config: EmbodimentConfig) -> dict[str, Any]:
+    """Give what of a preset decides an episode."""
+    return {key: value for key, value in asdict(config).items() if key not in ("name", "statistics_keys")}
 
 
-EXECUTORS = {name: _execution(name) for name in ("google_robot", "widowx")}
+def describe_preset(config: EmbodimentConfig) -> str:
+    """Say in words how chunks are carried out, e.g. "1 action a look, 7 chunks merged (alpha 0.1)"."""
+    executed = "the whole chunk" if config.execute is None else f"{config.execute} of each chunk's actions"
+    merged = "the newest chunk alone"
+    if config.ensemble_horizon > 1:
+        merged = f"up to {config.ensemble_horizon} chunks merged (alpha {config.ensemble_alpha:g})"
+    sticky = f", a change of the gripper told for {config.sticky_steps} steps"
+    return f"{executed} a look, {merged}" + (sticky if config.gripper == "close_relative" else "")

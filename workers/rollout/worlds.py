@@ -21,8 +21,8 @@ class Family:
 
     Attributes:
         make_world: builds a world, in the process that steps it; the argument is a key that `key_of` gave, "" for any.
-        plan: plans the episodes of (suite, tasks, episodes per task, seed); pure. No tasks means the suite's usual
-            ones, None episodes its usual number.
+        plan: plans the episodes of (suite, tasks, episodes per task, seed) and, where `has_variants`, of some variants;
+            pure. No tasks means the suite's usual ones, None episodes its usual number, no variants all.
         training: gives training episode number i of a task, never one that is evaluated; pure.
         make_expert: gives the scripted expert of a world, fresh for one episode; None where there is none.
         control_hz: control steps per second.
@@ -30,14 +30,15 @@ class Family:
         key_of: which episodes can share a world: those with the same key; pure.
         scene_of: which episodes need the same scene within a world, dear to build; "" where that is cheap; pure.
         check: raises what keeps an episode of a plan from being run here, e.g. assets that are missing.
-        robot_of: the robot of a suite's worlds, as their `embodiment` names it, by which a checkpoint's statistics are
-            found; "" where worlds name none; pure.
+        robot_of: the robot of a suite's worlds, as their `embodiment` names it, by which a checkpoint's statistics
+            and the preset that carries out its chunks are found; "" where worlds name none; pure.
         stop_on_success: whether an episode ends when it first succeeds, rather than being scored at its last step.
         cameras: how many cameras a policy may ask for at most.
+        has_variants: whether a plan can be cut to some variants of its tasks.
     """
 
     make_world: Callable[[str], World]
-    plan: Callable[[str, Sequence[str], int | None, int], list[EpisodeSpec]]
+    plan: Callable[..., list[EpisodeSpec]]
     training: Callable[[str, int], EpisodeSpec]
     make_expert: Callable[[Any], Any] | None
     control_hz: int = 5
@@ -48,6 +49,7 @@ class Family:
     robot_of: Callable[[str], str] = lambda suite: ""
     stop_on_success: bool = True
     cameras: int = 2
+    has_variants: bool = False
 
     def check_policy(self, policy: PolicySource) -> None:
         """Make sure, before anything is started, that a policy can act here.
@@ -141,10 +143,12 @@ def _make_ray_traced(key: str) -> World:
     return SimplerWorld(SimplerWorldConfig(ray_traced=True))
 
 
-def _plan_simpler(suite: str, tasks: Sequence[str], episodes: int | None, seed: int) -> list[EpisodeSpec]:
+def _plan_simpler(
+    suite: str, tasks: Sequence[str], episodes: int | None, seed: int, variants: Sequence[str] = ()
+) -> list[EpisodeSpec]:
     from st4vla.envs.simpler.suites import plan
 
-    return plan(suite, tasks, episodes, seed)
+    return plan(suite, tasks, episodes, seed, variants)
 
 
 def _training_simpler(task: str, index: int) -> EpisodeSpec:
@@ -206,6 +210,7 @@ SIMPLER = Family(
     robot_of=_simpler_robot,
     stop_on_success=False,
     cameras=1,
+    has_variants=True,
 )
 
 # Functions that import late: a command loads the simulator only in the processes that step it.

@@ -1,10 +1,13 @@
 """The official protocol as plans: how many episodes, which are which, and how they read in the original's words."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from st4vla.envs.simpler import google_suites, suites
+from st4vla.envs.simpler.assets import AssetTree
+from st4vla.envs.simpler.setup import Setup
 from st4vla.platform.contracts import EpisodeSpec
 from st4vla.platform.errors import EnvError
 
@@ -70,6 +73,32 @@ def test_an_apple_episode_goes_through_nine_places_for_each_photograph():
 def test_fewer_episodes_are_spread_over_the_variants():
     plan = suites.plan("simplerenv_google_vm", ("move_near",), episodes=4)
     assert [spec.variant for spec in plan] == ["plain", "tabletop_1", "tabletop_2", "cabinet_1"]
+
+
+def test_variants_are_chosen_by_name_or_by_a_part_of_it():
+    chosen = suites.plan("simplerenv_google_va", variants=("base", "top/brighter"))
+    assert Counter((spec.task, spec.variant) for spec in chosen if spec.task in ("move_near", "open_drawer")) == {
+        ("move_near", "base"): 60,
+        **{("open_drawer", name): 9 for name in ("top/base", "middle/base", "bottom/base", "top/brighter")},
+    }
+    few = suites.plan("simplerenv_google_vm", ("pick_coke_can",), 4, variants=("standing",))
+    assert {spec.variant.split("/")[0] for spec in few} == {"standing"} and len(few) == 4
+
+
+def test_an_unknown_variant_lists_those_there_are():
+    with pytest.raises(EnvError, match=r"no variant 'dusk' of move_near.* takes some of base, .*, no_distractor, or"):
+        suites.plan("simplerenv_google_va", ("move_near",), variants=("base", "dusk"))
+
+
+def test_a_plan_that_lacks_files_says_which_variants_need_none_of_them(monkeypatch: pytest.MonkeyPatch):
+    def missing(setup: Setup, tree: AssetTree) -> list[str]:
+        return ["office.glb"] if "office" in setup.build.arena.stage else []
+
+    monkeypatch.setattr(suites, "missing_assets", missing)
+    plan = suites.plan("simplerenv_google_va", ("open_drawer",))
+    rest = r"variants=\[base,bedroom,brighter,darker,station_2,station_3\] needs none of them"
+    with pytest.raises(EnvError, match=r"office.glb \(27 episodes\).*" + rest):
+        suites.check(plan, AssetTree(Path("nowhere")))
 
 
 def test_training_never_meets_an_evaluated_episode():

@@ -102,6 +102,9 @@ def test_the_same_snapshot_gives_the_same_picture_and_a_policy_gets_its_size(wor
     np.testing.assert_array_equal(again, live)
     seen = world.observe(PolicySpec(("third_person",), 128, 7, 7, 1, 3.0, "google_robot"))
     assert seen.images["third_person"].shape == (128, 128, 3)
+    whole = world.observe(PolicySpec(("third_person",), 0, 7, 7, 1, 3.0, "google_robot")).images["third_person"]
+    np.testing.assert_array_equal(whole, world.picture())
+    assert whole.shape == (512, 640, 3)
     assert seen.state is not None
     assert seen.state[6] == pytest.approx(1.0, abs=0.3)
 

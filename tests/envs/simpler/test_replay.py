@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from st4vla.envs.simpler import command
+from st4vla.envs.simpler.google_suites import AT_NEAR
 from st4vla.envs.simpler.parity import FIGURES, deviations
 from st4vla.envs.simpler.recording import Recording, read_recording, write_recording
 from st4vla.envs.simpler.states import case_of_name
@@ -110,6 +111,12 @@ def test_the_can_s_grid_runs_along_x_first() -> None:
     case = case_of_name("google_robot_pick_vertical_coke_can__grid07__smooth")
     assert case.build["laid_vertically"] is True
     assert case.obj["init_xy"] == pytest.approx((-0.2925, 0.2))
+
+
+def test_the_robot_near_the_table_stands_as_in_the_official_evaluation() -> None:
+    robot = case_of_name("google_robot_move_near_v0__ep59").robot
+    assert robot["init_rot_quat"] == pytest.approx((0.0449848, 0.0, 0.0, 0.9989877))  # yaw -0.09, on top of half a turn
+    assert robot == AT_NEAR
 
 
 def test_a_name_that_stands_for_nothing_is_refused() -> None:

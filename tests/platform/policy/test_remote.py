@@ -78,6 +78,27 @@ def test_the_spec_is_what_the_keys_ask_for(server: Server):
     assert (spec.cameras, spec.state_dim) == (("third_person",), 7)
 
 
+def test_the_camera_s_own_size_is_asked_for_and_the_whole_picture_padded(server: Server):
+    policy = policy_of(server, resize=224)
+    assert policy.spec.image_size == 0
+    wide = np.full((480, 640, 3), 200, np.uint8)
+    policy.act([Observation({"third_person": wide}, LOOK.state, "push it")], ["e"], [(0, 0)])
+    picture = server.seen[0]["observation/image"]
+    assert picture.shape == (224, 224, 3)
+    assert (picture[:28].max(), picture[28:196].min(), picture[196:].max()) == (0, 200, 0)
+    policy.close()
+
+
+def test_the_form_of_its_rotations_is_the_servers_own(server: Server):
+    assert policy_of(server).spec.rotation_form == "rotation_vector"
+    oxe = policy_of(server, rotation_form="euler_xyz")
+    assert oxe.spec.rotation_form == "euler_xyz" and oxe.config.digest() != policy_of(server).config.digest()
+    with pytest.raises(ConfigError, match="rotation_form is 'quaternion'; expected one of rotation_vector, euler_xyz"):
+        policy_of(server, rotation_form="quaternion")
+    with pytest.raises(ConfigError, match="remote.image_size is 0"):
+        policy_of(server, image_size=0)
+
+
 def test_a_gripper_of_another_sign_is_translated(server: Server):
     policy = policy_of(server, gripper_open=-1.0, gripper_closed=1.0)
     assert ask(policy)[:, 6].tolist() == [1.0] * 4

@@ -173,6 +173,15 @@ def test_unknown_worlds_and_suites_are_refused_before_any_actor_starts(tmp_path:
         evaluate(config(tmp_path, suites=("sen",)))
 
 
+def test_variants_are_refused_where_there_are_none(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"variants is \['base'\]; only SimplerEnv's suites have some"):
+        evaluate(config(tmp_path, variants=("base",)))
+    given = {"world": "", "suites": ("simplerenv_google_va",), "tasks": ("move_near",), "variants": ("base",)}
+    chosen = config(tmp_path, episodes=None, **given)
+    assert {spec.variant for spec in plan_episodes(chosen)} == {"base"} and len(plan_episodes(chosen)) == 60
+    assert chosen.settings()["variants"] == ["base"]
+
+
 def test_no_episodes_is_a_config_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="episodes is 0"):
         config(tmp_path, episodes=0)

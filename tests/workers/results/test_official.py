@@ -4,8 +4,10 @@ import math
 from statistics import fmean
 
 import pytest
+from rich.console import Console
 
 from st4vla.workers.results.official import official_table, official_tables, published, variant_rates
+from st4vla.workers.results.tables import official_table as printed
 
 PAPER = {
     "title": "a benchmark",
@@ -31,6 +33,26 @@ def test_variants_count_the_same_whatever_their_number_of_scored_episodes():
     can = table.columns[1]
     assert can.value == pytest.approx(0.75)
     assert (can.pooled.successes, can.pooled.total, can.variants) == (5, 6, 2)
+
+
+def test_a_variant_that_infrastructure_ended_is_missing_from_its_column_and_forbids_the_average():
+    drawers = rows("open_drawer", "a", "w") + rows("close_drawer", "a", "w")
+    lost = official_table("bench", PAPER, drawers + rows("can", "day", "wl") + rows("can", "night", "xx"))
+    can = lost.columns[1]
+    assert (can.value, can.variants, can.planned, can.missing) == (0.5, 1, 2, "1 of 2 variants")
+    assert lost.columns[0].whole and math.isnan(lost.average)
+    whole = official_table("bench", PAPER, drawers + rows("can", "day", "wl") + rows("can", "night", "ww"))
+    assert whole.average == pytest.approx(0.875) and whole.columns[1].missing == ""
+
+
+def test_variants_of_the_benchmark_that_were_not_run_are_missing_too():
+    (table,) = official_tables(rows("move_near", "base", "w", suite="simplerenv_google_va"))
+    assert [column.planned for column in table.columns] == [27, 8, 42, 7]
+    assert table.columns[1].missing == "1 of 8 variants" and table.columns[0].missing == ""
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(printed(table))
+    assert "1 of 8 variants" in shown.get()
 
 
 def test_opening_and_closing_count_half_each_in_drawer():

@@ -114,12 +114,32 @@ def test_what_a_full_disk_refuses_is_an_error_with_the_next_step(tmp_path: Path)
 
 def row(seed, success, perturbations=(), failure=None):
     failure = ("" if success else "task") if failure is None else failure
-    return {"suite": "seen", "seed": seed, "success": success, "perturbations": perturbations, "failure": failure}
+    given = {"suite": "seen", "task": "reach", "variant": "default", "seed": seed, "success": success}
+    return given | {"perturbations": perturbations, "failure": failure}
 
 
 def test_half_of_the_films_are_failures():
     rows = [row(seed, success=seed % 2 == 0) for seed in range(10)]
     assert [(one["seed"], one["success"]) for one in choose(rows, 4)] == [(0, True), (2, True), (1, False), (3, False)]
+
+
+def test_films_go_round_the_tasks_and_then_the_variants():
+    rows = [
+        row(seed, success) | {"task": task, "variant": variant}
+        for task in ("close", "move", "open", "pick")
+        for variant in ("bottom/plain", "top/plain")
+        for seed, success in ((0, False), (1, False), (2, task in ("close", "open")))
+    ]
+    shown = [(one["task"], one["variant"], one["seed"]) for one in choose(rows, 4)]
+    assert shown == [
+        ("close", "bottom/plain", 2),
+        ("open", "bottom/plain", 2),
+        ("move", "bottom/plain", 0),
+        ("pick", "bottom/plain", 0),
+    ]
+    failed = [(one["task"], one["variant"], one["seed"]) for one in choose([r for r in rows if not r["success"]], 6)]
+    assert failed[:4] == [(task, "bottom/plain", 0) for task in ("close", "move", "open", "pick")]
+    assert failed[4:] == [("close", "top/plain", 0), ("move", "top/plain", 0)]
 
 
 def test_successes_fill_the_places_of_failures_that_are_not_there():

@@ -1,5 +1,7 @@
 """Facts about one episode, in a world of one dot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -242,6 +244,25 @@ def test_a_robot_nobody_has_described_is_a_config_error():
 
     with pytest.raises(ConfigError, match="robot is 'a robot', and nothing says how chunks drive it"):
         make_executor("a robot", DotWorld.hold_action, Walker.spec)
+
+
+def test_euler_angles_are_turned_into_a_rotation_vector_where_a_robot_takes_actions_as_they_are():
+    from st4vla.workers.rollout.execution import make_executor
+
+    chunk, third = np.zeros((1, 7), np.float32), 2 * np.pi / 3 / np.sqrt(3)
+    chunk[0, 3:6] = np.pi / 2, np.pi / 2, 0
+    for form, turned in (("rotation_vector", chunk[0, 3:6]), ("euler_xyz", [third, third, -third])):
+        executor = make_executor("", DotWorld.hold_action, replace(Walker.spec, rotation_form=form))
+        executor.take(chunk)
+        action = executor.next_action()
+        assert action[3:6] == pytest.approx(turned) and action.dtype == np.float32
+
+
+def test_a_policy_that_asks_for_the_cameras_own_size_is_shown_it():
+    spec = replace(Walker.spec, image_size=0)
+    world = DotWorld()
+    world.reset(SPEC)
+    assert world.observe(spec).images["third_person"].shape == (64, 64, 3)
 
 
 def test_each_step_is_announced_before_it_begins():

@@ -14,7 +14,7 @@ from st4vla.workers.evaluation.ledger import make_row, without_timings
 from st4vla.workers.evaluation.settings import EvalConfig
 from st4vla.workers.results.official import official_tables, published
 from st4vla.workers.rollout.episode import RolloutOptions
-from st4vla.workers.rollout.execution import make_executor
+from st4vla.workers.rollout.execution import PresetChanges, make_executor
 from st4vla.workers.rollout.inference import LocalClient
 from st4vla.workers.rollout.policies import PolicySource
 from st4vla.workers.rollout.pooled import RolloutWorker
@@ -60,6 +60,29 @@ def test_a_robot_of_simplerenv_is_driven_by_its_own_execution():
     chunks_of_four.take(chunk)
     assert [chunks_of_four.next_action()[0] for _ in range(4)] == [np.float32(0.01)] * 4
     assert chunks_of_four.must_look()
+
+
+def test_a_horizon_of_one_executes_a_policy_servers_chunks_as_they_came():
+    chunks = np.zeros((2, 16, 7), np.float32)
+    chunks[..., 0] = np.arange(32).reshape(2, 16) / 100
+    plain = make_executor("widowx", lambda: np.zeros(7), SPEC, 8, PresetChanges(ensemble_horizon=1))
+    plain.reset()
+    given = []
+    for chunk in chunks:
+        assert plain.must_look()
+        plain.take(chunk)
+        given += [plain.next_action()[0] for _ in range(8)]
+    assert np.array_equal(given, chunks[:, :8, 0].ravel())
+
+
+@pytest.mark.parametrize("suite", SIMPLER_SUITES)
+def test_a_suite_names_the_robot_that_its_worlds_have(suite: str):
+    from st4vla.envs.simpler.robot import robot_model
+    from st4vla.envs.simpler.suites import case_of
+
+    worlds = family("simpler")
+    specs = {spec.task: spec for spec in worlds.plan(suite, (), None, 0)}.values()
+    assert {robot_model(case_of(spec).build["robot"]).embodiment for spec in specs} == {worlds.robot_of(suite)}
 
 
 @needs_assets
