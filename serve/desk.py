@@ -101,7 +101,7 @@ class Desk:
     async def follow(self, state: State) -> None:
         """Take up a state: stops and keys at once, models as soon as they are loaded."""
         self.state = state
-        self.lock.change(state.keys)
+        self.lock.change(state.keys if state.keys or not state.keys_required else None)
         await self.house.follow(state.routes)
 
     def handshake(self, visit: Visit) -> dict[str, Any]:

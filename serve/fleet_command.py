@@ -99,6 +99,8 @@ def _show(status: Mapping[str, Any]) -> None:
 
 def _show_routes(status: Mapping[str, Any]) -> None:
     routes = status["routes"]
+    if status.get("trouble"):
+        print(f"trouble     {status['trouble']}")
     print(f"production  {routes['production']}")
     if routes["canary"]:
         named = f" and {', '.join(routes['robots'])}" if routes["robots"] else ""

@@ -139,6 +139,7 @@ class GrootDoor:
         try:
             request = groot.unpack(frame, self._desk.limits)
             token = f"Bearer {request.token}" if request.token else None
+            self._check_reach()
             caller = self._desk.lock.admit(token, "act", "zmq")
             visit = Visit(caller, "groot", client.name, client.name)
             if request.endpoint not in ("ping", "get_action", "reset", "get_modality_config"):
@@ -154,6 +155,11 @@ class GrootDoor:
                 self._desk.end(visit, replace(self._stamp(visit, client, request.data), end="episode"))
                 return {}
         return await self._act(visit, client, request.data, received_s)
+
+    def _check_reach(self) -> None:
+        """Refuse everybody at an address that others reach where it turns out, once opened, that there are no keys."""
+        if self._config.host not in LOOPBACK and self._desk.lock.is_open:
+            raise WireError("unauthorized", "api_token", "There are no keys, and others reach this address.")
 
     async def _act(self, visit: Visit, client: "_Client", data: Mapping[str, Any], received_s: float) -> Any:
         try:

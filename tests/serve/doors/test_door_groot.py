@@ -259,3 +259,13 @@ def test_others_are_not_let_in_without_keys() -> None:
             GrootDoor(stage.desk, stage.config)
 
     asyncio.run(story())
+
+
+def test_an_address_that_others_reach_answers_nobody_when_it_turns_out_that_there_are_no_keys() -> None:
+    async def story(stage: Stage) -> None:
+        client = stage.client()
+        assert (await client.ask("ping"))["kind"] == "unauthorized"
+        stage.desk.lock.change(())
+        assert (await client.ask("ping"))["kind"] == "unauthorized"
+
+    Stage(Lock(None), host="0.0.0.0").run(story)
