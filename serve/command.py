@@ -18,6 +18,7 @@ from st4vla.platform.ray_engine import LOCAL, EngineConfig, connect
 from st4vla.platform.serve_environment import serve_settings
 from st4vla.serve.access import KeyFile
 from st4vla.serve.application import ScaleConfig, control_actor, deploy
+from st4vla.serve.fleet_command import failed_models
 from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
 from st4vla.serve.keymap import KeyMap
 from st4vla.serve.models import ModelRef, resolve
@@ -112,6 +113,8 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
 
         try:
             deploy(post, config.scale, folder, config.serve_host, port)
+            for label, why in failed_models(ray.get(control.status.remote())).items():
+                log.error("the model %s could not be loaded: %s", label, why)
             if is_local:
                 wait_for_direct_route(place)
             yield Application(tuple(found), renew)
@@ -207,8 +210,12 @@ def wait_for_the_end(renew: Callable[[], None]) -> None:
     while not ended.wait(0.5):
         if renewing.is_set():
             renewing.clear()
-            renew()
-            log.info("every replica was replaced")
+            try:
+                renew()
+            except Exception:  # what answers goes on; ending the command would end it, too
+                log.exception("the replicas could not be replaced; those that answer go on")
+            else:
+                log.info("every replica was replaced")
 
 
 def _announce(config: ServeConfig, found: Sequence[ModelRef]) -> None:

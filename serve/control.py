@@ -75,9 +75,18 @@ class State:
     folder: str = ""
     keys: tuple[Key, ...] = ()
 
-    def stop_reason(self, robot: str) -> str | None:
-        """Say why a robot is stopped, None if it is not."""
-        return self.stopped.get(FLEET, self.stopped.get(robot))
+    def stop_reason(self, robot: str, kin: str = "") -> str | None:
+        """Say why a robot is stopped, None if it is not.
+
+        Args:
+            kin: of a robot that has no name of its own, what the names begin with that its caller's connections are
+                given. It may have had another of them when it was stopped, so a stop of any of them holds for it.
+        """
+        reason = self.stopped.get(FLEET, self.stopped.get(robot))
+        if reason is None and kin:
+            kindred = (name for name in self.stopped if name == kin or name.startswith(f"{kin}-"))
+            reason = next((f"{self.stopped[name]} (as {name})" for name in kindred), None)
+        return reason
 
     def as_plain(self) -> dict[str, Any]:
         """Give the JSON form; keys have their own file."""
@@ -165,11 +174,15 @@ class Control:
                     continue
 
     async def update(self, label: str, reference: str) -> State:
-        """Let a model answer everybody; each replica changes over once it has loaded it. A canary ends with it."""
+        """Let a model answer everybody; each replica changes over once it has loaded it. A canary ends with it.
+
+        The way back is to the model before, but not to one that no replica could load.
+        """
         state = self._current()
         routes = state.routes
         models = {**routes.models, label: reference}
-        previous = routes.production if routes.production != label else routes.previous
+        keeps_way_back = routes.production == label or self._is_broken(routes.production)
+        previous = routes.previous if keeps_way_back else routes.production
         updated = Routes(models, label, previous, beside=routes.beside)
         return await self._become(replace(state, routes=updated.pruned()))
 
@@ -230,10 +243,18 @@ class Control:
 
     async def status(self) -> dict[str, Any]:
         """Give the state and what every living replica last reported."""
+        return {**self._current().as_plain(), "trouble": self._trouble, "replicas": self._living()}
+
+    def _living(self) -> dict[str, dict[str, Any]]:
+        """Give the last report of each replica that is still heard of."""
         now = time.monotonic()
         self._reports = {name: kept for name, kept in self._reports.items() if now - kept[0] < REPORT_LIVES_S}
-        replicas = {name: kept[1] for name, kept in self._reports.items()}
-        return {**self._current().as_plain(), "trouble": self._trouble, "replicas": replicas}
+        return {name: kept[1] for name, kept in self._reports.items()}
+
+    def _is_broken(self, label: str) -> bool:
+        """Whether a replica failed to load a model, and none has loaded it."""
+        reports = self._living().values()
+        return any(label in one["failed"] for one in reports) and not any(label in one["loaded"] for one in reports)
 
     def _current(self) -> State:
         if self._state is None:

@@ -97,6 +97,11 @@ def _show(status: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def failed_models(status: Mapping[str, Any]) -> dict[str, str]:
+    """Give the models that some replica could not load, and why."""
+    return {label: why for replica in status["replicas"].values() for label, why in replica["failed"].items()}
+
+
 def _show_routes(status: Mapping[str, Any]) -> None:
     routes = status["routes"]
     if status.get("trouble"):
@@ -107,5 +112,7 @@ def _show_routes(status: Mapping[str, Any]) -> None:
         print(f"canary      {routes['canary']} for {100 * routes['share']:g} % of the robots{named}")
     if routes["previous"]:
         print(f"previous    {routes['previous']} (st4vla fleet rollback)")
+    for label, why in failed_models({"replicas": {}, **status}).items():
+        print(f"failed      {label}: {why}")
     for robot, reason in status["stopped"].items():
         print(f"stopped     {robot or 'the whole fleet'}: {reason}")

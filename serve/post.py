@@ -136,7 +136,7 @@ class Post:
         self._is_finished = False
 
     async def start(self) -> None:
-        """Follow the control record, and return once a model is loaded.
+        """Follow the control record, and return once a model answers, or all were tried and some are loaded.
 
         Raises:
             WireError: "unavailable": none could be.
@@ -147,9 +147,10 @@ class Post:
         if self._config.groot.port:
             self._spawn(hold_groot(self.desk, self._config.groot))
         async with asyncio.timeout(LONGEST_START_S):
-            while not self.house.production:
+            while not self.house.production and not (self.house.is_settled and self.house.loaded):
                 self.check_health()
                 await asyncio.sleep(0.02)
+        await self._tell_control()
 
     async def finish(self) -> None:
         """Finish what is being answered, close every connection, and let the watchers finish, too."""
@@ -169,14 +170,14 @@ class Post:
         await asyncio.to_thread(self._safety.close)
 
     def check_health(self) -> None:
-        """Raise if this process cannot answer and will not be able to.
+        """Raise if this process cannot answer and will not be able to: every model that it needs failed to load.
 
         Raises:
             WireError: "unavailable".
         """
-        routes = self.house.routes
-        if routes and not self.house.loaded and routes.production in self.house.failed:
-            raise WireError("unavailable", "", f"The model failed to load: {self.house.failed[routes.production]}")
+        if self.house.is_settled and not self.house.loaded:
+            causes = "; ".join(f"{label}: {why}" for label, why in self.house.failed.items())
+            raise WireError("unavailable", "", f"No model could be loaded. {causes}")
 
     async def status(self) -> dict[str, Any]:
         """Give the fleet's status."""
@@ -276,15 +277,18 @@ class Post:
         """Once a second: report, end what is silent, and drain when the proxy has let go of this process."""
         while True:
             await asyncio.sleep(REPORT_S)
-            try:
-                await self._control.call("report", self.name, self.report())
-            except Exception as error:  # as in `_follow`
-                log.debug("no report was taken: %s", type(error).__name__)
+            await self._tell_control()
             self.house.sessions.forget_old()
             self._spawn(self.lines.end_silent())
             if not self.lines.is_draining and await self._must_leave():
                 log.info("draining: every connection is closed behind its answer")
                 self._spawn(self.lines.drain())
+
+    async def _tell_control(self) -> None:
+        try:
+            await self._control.call("report", self.name, self.report())
+        except Exception as error:  # as in `_follow`
+            log.debug("no report was taken: %s", type(error).__name__)
 
     async def _must_leave(self) -> bool:
         """Say whether to let go of the connections: Serve has taken this process out, and another can take them.
