@@ -62,6 +62,12 @@ class Caller:
     robots: tuple[str, ...] = ()
     address: str = ""
 
+    @property
+    def own_robot(self) -> str:
+        """The robot that the key is for, where it is for one alone; else ""."""
+        alone = len(self.robots) == 1 and not set("*?[") & set(self.robots[0])
+        return self.robots[0] if alone else ""
+
     def check_robot(self, robot: str) -> None:
         """Refuse to act for a robot that the key is not for.
 

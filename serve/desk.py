@@ -48,13 +48,18 @@ class Guard(Protocol):
 
 @dataclass(frozen=True)
 class Visit:
-    """One connection, or one HTTP request: who it is, through which door, and the names used where it gives none."""
+    """One connection, or one HTTP request: who it is, through which door, and the names used where it gives none.
+
+    Attributes:
+        kin: what `robot` and the names of the caller's other nameless connections begin with; "" for a name of its own.
+    """
 
     caller: Caller
     door: str
     robot: str
     session: str
     model: str = ""
+    kin: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,8 @@ class Desk:
             self._opened(visit, session, stamp.sequence > 0)
         outcome = await chosen.replica.act(observation, session, stamp, received_s)
         session.actions = None  # until the limits have had their word nothing is sent that could be continued
-        self.check_stop(stamp.robot)
-        deadline_s = received_s + stamp.deadline_ms / 1000 if stamp.deadline_ms else float("inf")
+        self.check_stop(visit, stamp.robot)
+        deadline_s = chosen.replica.deadline_s(stamp, received_s)
         chunk = ActionChunk(outcome.actions, plan_age_s=outcome.plan_age_ms / 1000)
         chunk, changed = self._guard.check(chosen.replica.spec, session, stamp, chunk, observation.state, deadline_s)
         session.actions = actions = chunk.actions
@@ -160,11 +165,14 @@ class Desk:
     ) -> tuple[str, Spatial | None, str]:
         """Answer a question about an image; give the words, the place they name, and the model.
 
+        It is nobody's action, so any valid key may ask, whichever robots it is for.
+
         Raises:
             WireError: whatever is wrong.
         """
         try:
-            self.check(visit, visit.robot)
+            self.check_caller(visit, visit.robot, acts=False)
+            self.check_stop(visit, visit.robot)
             chosen = self.house.choose(visit.robot, visit.model)
             text, spatial = await chosen.replica.ground(image, question, received_s)
         except Exception as error:  # as in `act`
@@ -179,26 +187,30 @@ class Desk:
             WireError: "unauthorized", "forbidden", "rate_limited" or "stopped".
         """
         self.check_caller(visit, robot)
-        self.check_stop(robot)
+        self.check_stop(visit, robot)
 
-    def check_caller(self, visit: Visit, robot: str) -> None:
+    def check_caller(self, visit: Visit, robot: str, acts: bool = True) -> None:
         """Refuse a robot whose key ended or is not for it, or that asks too often.
+
+        Args:
+            acts: whether the request is of that robot; else any valid key may make it.
 
         Raises:
             WireError: "unauthorized", "forbidden" or "rate_limited".
         """
         if not self.lock.still_valid(visit.caller):
             raise WireError("unauthorized", "Authorization", "The key has ended; connect with a new one.")
-        visit.caller.check_robot(robot)
+        if acts:
+            visit.caller.check_robot(robot)
         self._rates.take(f"{visit.caller.key_id}/{robot}")
 
-    def check_stop(self, robot: str) -> None:
+    def check_stop(self, visit: Visit, robot: str) -> None:
         """Refuse a robot that is stopped.
 
         Raises:
             WireError: "stopped".
         """
-        reason = self.state.stop_reason(robot)
+        reason = self.state.stop_reason(robot, visit.kin if robot == visit.robot else "")
         if reason is not None:
             raise WireError("stopped", "", f"Stopped: {reason}. Hold until it is released.")
 

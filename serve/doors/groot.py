@@ -23,6 +23,7 @@ from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire import groot
 from st4vla.platform.wire.groot import Modality
 from st4vla.platform.wire.stamps import KEY, RequestStamp
+from st4vla.serve.access import Caller
 from st4vla.serve.desk import Desk, Visit
 from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
 
@@ -141,7 +142,7 @@ class GrootDoor:
             token = f"Bearer {request.token}" if request.token else None
             self._check_reach()
             caller = self._desk.lock.admit(token, "act", "zmq")
-            visit = Visit(caller, "groot", client.name, client.name)
+            visit = visit_of(caller, client.name)
             if request.endpoint not in ("ping", "get_action", "reset", "get_modality_config"):
                 raise WireError("forbidden", "endpoint", f"{request.endpoint!r} is not for robots to ask.")
         except WireError as error:
@@ -220,6 +221,17 @@ class GrootDoor:
                 self._clients.popitem(last=False)
         self._clients.move_to_end(identity)
         return client
+
+
+def visit_of(caller: Caller, client: str) -> Visit:
+    """Give a client's visit, named as at every door: by the key's own robot, else by the key and the connection.
+
+    A connection is known by what it is given anew each time, so a stop of one holds for all such clients of its key.
+    """
+    if caller.own_robot:
+        return Visit(caller, "groot", caller.own_robot, client)
+    kin = f"groot-{caller.key_id}" if caller.key_id else "groot"
+    return Visit(caller, "groot", f"{kin}-{client.removeprefix('groot-')}", client, kin=kin)
 
 
 async def hold_groot(desk: Desk, config: GrootConfig, retry_s: float = 1.0) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -207,6 +208,24 @@ def test_without_the_right_token_nothing_is_answered(tmp_path: Any) -> None:
         other = {"observation": observation(1), "options": {"st4vla": {"robot": "somebody-else"}}}
         assert (await client.ask("get_action", other))["kind"] == "forbidden"
         assert good.split("_")[2] not in str(stage.events)
+
+    Stage().run(story)
+
+
+def test_a_key_of_one_robot_names_it_and_a_stop_holds_over_a_new_connection(tmp_path: Any) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    own, any_ = keys.add("robot", ["act"], ["arm-7"]), keys.add("cell", ["act"])
+
+    async def story(stage: Stage) -> None:
+        stage.desk.lock.change(keys.read())
+        seen = {"observation": observation(1)}
+        await stage.client(own).ask("get_action", seen)
+        await stage.client(any_).ask("get_action", seen)
+        named, nameless = [one.robot for one in stage.events if isinstance(one, Served)]
+        assert named == "arm-7" and nameless.startswith(f"groot-{any_.split('_')[1]}-")
+        stage.desk.state = replace(stage.desk.state, stopped={nameless: "smoke"})
+        assert (await stage.client(any_).ask("get_action", seen))["kind"] == "stopped"
+        assert len(await stage.client(own).ask("get_action", seen)) == 2
 
     Stage().run(story)
 
