@@ -71,6 +71,11 @@ def call(url: str, action: str, details: Mapping[str, Any] | None = None) -> dic
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         raise JobError(f"{address} refused: {_words(error.read(65536))}") from error
+    except TimeoutError as error:
+        raise JobError(
+            f"{address} has not answered within {TIMEOUT_S:g} s; what was asked may still be done, or a model still be "
+            "fetched: look at `st4vla fleet`"
+        ) from error
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise JobError(f"no serving application answers at {url}: {error}; name it with --url") from error
 
