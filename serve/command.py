@@ -183,14 +183,18 @@ def config_of(settings: Mapping[str, Any]) -> ServeConfig:
     models = settings["model"]
     keys = {"keys": key_map(settings["keymap"]), "vla_eval_keys": key_map(settings["vla_eval_keymap"])}
     post = replace(build_config(PostConfig, settings["post"], "post."), **keys)
-    if post.safety.interventions:  # a replica may work in another folder
+    # A replica may work in another folder.
+    post = replace(post, loader=replace(post.loader, cache=str(Path(post.loader.cache).resolve())))
+    if post.safety.interventions:
         post = replace(post, safety=replace(post.safety, interventions=str(Path(post.safety.interventions).resolve())))
     return ServeConfig(
         models=(models,) if isinstance(models, str) else tuple(models),
         folder=settings["folder"],
         serve_port=settings["serve_port"],
         serve_host=settings["serve_host"],
-        post=replace(post, tracking_uri=settings["tracking"].get("uri", "")),
+        post=replace(
+            post, tracking_uri=settings["tracking"].get("uri", ""), vla_eval=bool(settings["gate"]["vla_eval_port"])
+        ),
         scale=build_config(ScaleConfig, settings["scale"], "scale."),
         gate=build_config(GateConfig, settings["gate"], "gate."),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import WireError
 from st4vla.serve.control import Routes
 from st4vla.serve.replica import Replica, ReplicaConfig
@@ -33,10 +34,20 @@ class House:
     Until a wanted model is loaded the one before it goes on answering, so that a change of routes refuses nobody. A
     model that fails to load is reported and left out; a process that starts then answers with the one before it, never
     with one that is only served by name or to some robots. Sessions are shared: a robot keeps its own across models.
+
+    Args:
+        check: raises for a policy that the doors cannot show what robots send.
     """
 
-    def __init__(self, load: Load, config: ReplicaConfig, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        load: Load,
+        config: ReplicaConfig,
+        clock: Callable[[], float] = time.monotonic,
+        check: Callable[[PolicySpec], object] = lambda spec: None,
+    ):
         self._load = load
+        self._check = check
         self._config = config
         self._clock = clock
         self.sessions = Sessions(config.session, clock)
@@ -113,6 +124,7 @@ class House:
 
     def _built(self, reference: str) -> Systems:
         systems = systems_of(self._load(reference))
+        self._check(systems.spec)
         Replica(systems, self._config).warm_up()
         return systems
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
@@ -48,6 +49,7 @@ class PostConfig:
 
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
+        vla_eval: whether vla-eval has a port of its own, so that a policy which its map does not fit is not served.
         idle_s: a connection that sends nothing for so long is closed.
         leave_s: how long a process that is replaced keeps its robots while no new one can take them.
         watch: the recorder, metrics, audit log and the fleet's view.
@@ -64,6 +66,7 @@ class PostConfig:
     limits: WireLimits = WireLimits()
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
+    vla_eval: bool = False
     idle_s: float = 900.0
     leave_s: float = 25.0
     watch: WatchConfig = WatchConfig()
@@ -72,6 +75,18 @@ class PostConfig:
     safety: SafetyConfig = SafetyConfig()
     pages: tuple[str, ...] = ()
     tracking_uri: str = ""
+
+    def check_fit(self, spec: PolicySpec) -> None:
+        """Check that what robots send at each door that is in use shows a policy all that it needs.
+
+        Raises:
+            ConfigError: a map lacks something; it is said when the model is loaded, not when a robot asks.
+        """
+        self.keys.fit(spec)
+        if self.vla_eval:
+            self.vla_eval_keys.fit(spec)
+        if self.groot.port:
+            self.groot.keys_for(spec)
 
 
 class Follow(Protocol):
@@ -114,7 +129,8 @@ class Post:
         self._board: BoardLink = board or NearBoard()
         self.watch = Watch(config.watch, self.name, self._waiting, self._stops)
         made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
-        self.house = House(partial(load, config=config.loader), config.replica)
+        loader = partial(load, config=config.loader, tracking_uri=config.tracking_uri)
+        self.house = House(loader, config.replica, check=config.check_fit)
         self._safety = Safety(config.safety, report=lambda trouble: self.desk.observers.tell(trouble))
         told = Observers([*observers, *made, self._safety.note])
         self.desk = Desk(self.house, Lock(None), config.rate, told, self._safety, config.limits)

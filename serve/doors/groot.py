@@ -62,6 +62,18 @@ class GrootConfig:
         if self.max_batch < 1 or self.max_waiting < 1:
             raise ConfigError("groot.max_batch and groot.max_waiting must be 1 or more.")
 
+    def keys_for(self, spec: PolicySpec) -> KeyMap:
+        """Give where a request has what a policy needs.
+
+        Raises:
+            ConfigError: the map lacks a camera of the policy, or `actions` names columns that it does not give.
+        """
+        for name, (_, end) in self.actions.items():
+            if end > spec.action_dim:
+                raise ConfigError(f"groot.actions.{name} ends at {end}; the policy's actions have {spec.action_dim}.")
+        images = self.keys.images or {camera: f"video/{camera}" for camera in spec.cameras}
+        return replace(self.keys, images=images).fit(spec)
+
 
 class PortTaken(ConfigError):
     """Somebody else listens at the port."""
@@ -126,9 +138,10 @@ class GrootDoor:
                     WireError("overloaded", "", f"{self._config.max_waiting} requests are being answered; ask later.")
                 )
             answer = await self._answered(client, frame, received_s)
-        except WireError as error:
-            # GR00T's clients raise what stands under "error"; the rest is for those who want to know more.
-            answer = {"error": str(error), "kind": error.kind, "field": error.field}
+        except WireError as refusal:
+            answer = as_answer(refusal)
+        except Exception as error:  # the boundary to the network: a client that gets no reply waits for ever
+            answer = as_answer(self._desk.refused(error, None, client.name))
         await self._socket.send_multipart([identity, b"", groot.pack(answer)])
 
     async def _answered(self, client: "_Client", frame: bytes, received_s: float) -> Any:
@@ -186,7 +199,7 @@ class GrootDoor:
             stamp = replace(stamp, **names)
 
         def read(spec: PolicySpec) -> Observation:
-            return read_observation(message, self._keys(spec), spec, self._desk.limits)
+            return read_observation(message, self._config.keys_for(spec), spec, self._desk.limits)
 
         return await self._desk.act(visit, stamp, read, received_s)
 
@@ -198,13 +211,8 @@ class GrootDoor:
         client.sequence += 1
         return RequestStamp(sequence=client.sequence)
 
-    def _keys(self, spec: PolicySpec) -> KeyMap:
-        keys = self._config.keys
-        images = keys.images or {camera: f"video/{camera}" for camera in spec.cameras}
-        return replace(keys, images=images).fit(spec)
-
     def _modalities(self, spec: PolicySpec) -> dict[str, Modality]:
-        keys, now = self._keys(spec), (0,)
+        keys, now = self._config.keys_for(spec), (0,)
         return {
             "video": Modality(now, tuple(_last(path) for path in keys.images.values())),
             "state": Modality(now, tuple(_last(path) for path in keys.state) if spec.state_dim else ()),
@@ -221,6 +229,11 @@ class GrootDoor:
                 self._clients.popitem(last=False)
         self._clients.move_to_end(identity)
         return client
+
+
+def as_answer(refusal: WireError) -> dict[str, str]:
+    """Give a refusal as GR00T's clients read it: they raise what stands under "error"."""
+    return {"error": str(refusal), "kind": refusal.kind, "field": refusal.field}
 
 
 def visit_of(caller: Caller, client: str) -> Visit:

@@ -7,15 +7,19 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from st4vla.platform.errors import WireError
+from st4vla.platform.errors import ConfigError, WireError
 from st4vla.serve.command import wait_for_the_end
 from st4vla.serve.control import Control
+from st4vla.serve.doors.groot import GrootConfig
 from st4vla.serve.fleet_command import failed_models
-from st4vla.serve.post import NearControl, Post
+from st4vla.serve.keymap import KeyMap
+from st4vla.serve.post import NearControl, Post, PostConfig
+from st4vla.serve.systems import as_refusal
 from tests.serve.running import CONFIG
 
 GOOD, OTHER, BROKEN, WORSE = "fixed-0-0@1", "fixed-0-0@2", "broken@3", "broken@4"
@@ -30,8 +34,8 @@ def told(folder: Path, models: tuple[str, ...], story: Callable[[Control], Await
     asyncio.run(run())
 
 
-async def started(control: Control) -> Post:
-    post = Post(CONFIG, NearControl(control))
+async def started(control: Control, config: PostConfig = CONFIG) -> Post:
+    post = Post(config, NearControl(control))
     try:
         await post.start()
     except WireError:
@@ -78,6 +82,39 @@ def test_a_process_for_which_every_model_failed_says_why_it_ends(tmp_path: Path)
             await started(control)
 
     told(tmp_path, (BROKEN, WORSE), story)
+
+
+ONE_CAMERA = KeyMap("mine", {"third_person": "video/front"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"keys": ONE_CAMERA}, "keymap.images.wrist"),
+        ({"vla_eval_keys": ONE_CAMERA, "vla_eval": True}, "keymap.images.wrist"),
+        ({"groot": GrootConfig(port=1, keys=ONE_CAMERA)}, "keymap.images.wrist"),
+        ({"groot": GrootConfig(port=1, actions={"arm": (0, 8)})}, "groot.actions.arm ends at 8"),
+        ({"vla_eval_keys": ONE_CAMERA}, ""),
+        ({"groot": GrootConfig(keys=ONE_CAMERA)}, ""),
+    ],
+)
+def test_a_policy_that_a_door_in_use_cannot_show_what_it_needs_is_not_served(
+    tmp_path: Path, settings: dict, cause: str
+) -> None:
+    async def story(control: Control) -> None:
+        config = replace(CONFIG, **settings)
+        if cause:
+            with pytest.raises(WireError, match=cause):
+                await started(control, config)
+        else:
+            await (await started(control, config)).close()
+
+    told(tmp_path, (GOOD,), story)
+
+
+def test_a_setting_at_fault_is_said_to_who_asks() -> None:
+    refusal = as_refusal(ConfigError("keymap mine names no place for a camera"))
+    assert (refusal.kind, refusal.message) == ("unavailable", "keymap mine names no place for a camera")
 
 
 def test_a_renewal_that_fails_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -139,6 +139,16 @@ def test_the_modality_config_names_what_the_policy_reads() -> None:
     Stage().run(story)
 
 
+@pytest.mark.parametrize("endpoint", ["get_modality_config", "get_action"])
+def test_a_map_that_does_not_fit_the_policy_is_answered_with_what_it_lacks(endpoint: str) -> None:
+    async def story(stage: Stage) -> None:
+        answer = await stage.client().ask(endpoint, {"observation": observation(1)})
+        assert answer["kind"] == "unavailable" and "'wrist'" in answer["error"]
+        assert stage.refusals() == ["unavailable"]
+
+    Stage(keys=KeyMap("groot", {"third_person": "video/front"}, ("state/arm",), "language/task")).run(story)
+
+
 def test_each_row_of_a_batch_is_a_robot_of_its_own() -> None:
     async def story(stage: Stage) -> None:
         client = stage.client()
