@@ -22,7 +22,7 @@ from st4vla.platform.wire.stamps import ReplyStamp, RequestStamp, metadata, plai
 from st4vla.serve.access import Caller, Lock, RateConfig, Rates
 from st4vla.serve.control import Routes, State
 from st4vla.serve.events import Ended, Event, Observers, Opened, Refused, Served
-from st4vla.serve.house import House
+from st4vla.serve.house import Chosen, House
 from st4vla.serve.safety.guard import Safety, SafetyConfig
 from st4vla.serve.safety.interventions import Intervention
 from st4vla.serve.session import Session
@@ -51,6 +51,7 @@ class Visit:
     """One connection, or one HTTP request: who it is, through which door, and the names used where it gives none.
 
     Attributes:
+        is_single: whether it is for one request, so that a session which this does not name ends with it.
         kin: what `robot` and the names of the caller's other nameless connections begin with; "" for a name of its own.
     """
 
@@ -60,6 +61,7 @@ class Visit:
     session: str
     model: str = ""
     kin: str = ""
+    is_single: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,19 @@ class Desk:
             WireError: whatever is wrong; the watchers have been told.
         """
         robot, name = names_of(visit, stamp)
+        is_passing = visit.is_single and not stamp.session
         stamp = replace(stamp, robot=robot, session=name)
         try:
-            return await self._act(visit, stamp, read, received_s)
+            return await self._act(visit, stamp, read, received_s, is_passing)
         except Exception as error:  # the boundary to the model: nothing of it but a refusal goes out
             raise self.refused(error, visit, robot, name) from error
 
-    async def _act(self, visit: Visit, stamp: RequestStamp, read: Read, received_s: float) -> Reply:
+    async def _act(self, visit: Visit, stamp: RequestStamp, read: Read, received_s: float, is_passing: bool) -> Reply:
         self.check(visit, stamp.robot)
         chosen = self.house.choose(stamp.robot, visit.model)
         observation = read(chosen.replica.spec)
         session, known = self.house.sessions.open(stamp.session, stamp.robot, visit.caller.key_id)
-        if not known:
+        if not known and not is_passing:
             self._opened(visit, session, stamp.sequence > 0)
         outcome = await chosen.replica.act(observation, session, stamp, received_s)
         session.actions = None  # until the limits have had their word nothing is sent that could be continued
@@ -147,7 +150,7 @@ class Desk:
         changes = [one.as_plain() for one in changed]
         timing = {**outcome.timing_ms, "total": 1000 * (self._clock() - received_s)}
         self.totals.served += 1
-        self._told(stamp, observation, actions, chosen.label, chosen.is_canary, outcome, timing, changes)
+        self._told(stamp, observation, actions, chosen, outcome, timing, changes, is_passing)
         spatial = plain_spatial(outcome.spatial) if stamp.spatial and outcome.spatial else None
         reply = ReplyStamp(
             stamp.session,
@@ -233,8 +236,13 @@ class Desk:
         self._tell_behind(Ended(robot, name, "episode" if stamp.end == "episode" else "closed", stamp.success))
 
     def left(self, visit: Visit) -> None:
-        """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot."""
+        """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot.
+
+        Of a session that lived for one request nothing is told: a beginning and an end for each would bury the rest.
+        """
         for session in self.house.sessions.close_unnamed(visit.session):
+            if visit.is_single:
+                continue
             self._tell_behind(Ended(session.robot, session.name, "closed"))
 
     def forgotten(self, session: Session) -> None:
@@ -264,25 +272,25 @@ class Desk:
         stamp: RequestStamp,
         observation: Observation,
         actions: np.ndarray,
-        label: str,
-        is_canary: bool,
+        chosen: Chosen,
         outcome: Any,
         timing: dict[str, float],
         changes: Sequence[Mapping[str, Any]],
+        is_passing: bool,
     ) -> None:
-        spec = self.house.loaded[label].spec if label in self.house.loaded else None
-        model, _, version = label.rpartition("@")
+        spec = chosen.replica.spec
+        model, _, version = chosen.label.rpartition("@")
         event = Served(
             robot=stamp.robot,
             session=stamp.session,
             sequence=stamp.sequence,
             observation=observation,
             actions=actions,
-            embodiment=spec.statistics_key if spec else "default",
-            control_hz=spec.control_hz if spec else 0.0,
-            model=model or label,
+            embodiment=spec.statistics_key,
+            control_hz=spec.control_hz,
+            model=model or chosen.label,
             model_version=version,
-            canary=is_canary,
+            canary=chosen.is_canary,
             plan_age_ms=outcome.plan_age_ms,
             timing_ms=timing,
             batch_size=outcome.batch_size,
@@ -290,6 +298,7 @@ class Desk:
             spatial=outcome.spatial,
             executed_steps=stamp.executed_steps,
             recording=stamp.recording,
+            is_passing=is_passing,
         )
         self._tell_behind(event)
 

@@ -10,6 +10,7 @@ GET /readyz      a model is loaded and the process is not draining
 
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -121,7 +122,7 @@ class Entrance:
         except WireError as error:
             raise self._desk.refused(error, stranger(request, "http")) from None
         name = f"http-{who_is(caller)}"
-        return visit_of(caller, "http", name, name)
+        return replace(visit_of(caller, "http", name, name), is_single=True)
 
 
 def who_is(caller: Caller) -> str:

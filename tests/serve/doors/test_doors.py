@@ -169,11 +169,15 @@ def test_http_acts_and_refuses_by_status(shared: Running) -> None:
     assert shared.http("/v1/ground", {"image": image, "question": "where"})[0] == 503
 
 
-def test_the_end_of_an_http_session_is_told_behind_its_answer(shared: Running) -> None:
+def test_an_http_request_without_a_session_begins_and_ends_none(shared: Running) -> None:
     before = len(shared.events)
-    assert shared.http("/v1/act", native())[0] == 200
-    shared.wait(lambda: any(isinstance(event, Ended) for event in shared.events[before:]))
-    assert [type(event) for event in shared.events[before:]] == [Opened, Served, Ended]
+    named = native(st4vla={"robot": "arm-12", "session": "run-12"})
+    for body in (native(), native(st4vla={"robot": "arm-11"}), named):
+        assert shared.http("/v1/act", body)[0] == 200
+    shared.wait(lambda: len(shared.events) == before + 4)
+    told = shared.events[before:]
+    assert [type(event) for event in told] == [Served, Served, Opened, Served]
+    assert [event.is_passing for event in told if isinstance(event, Served)] == [True, True, False]
 
 
 def test_health_readiness_and_the_description_are_there(shared: Running) -> None:
