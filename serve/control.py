@@ -137,7 +137,7 @@ class Control:
         if folder and Path(folder) != before:
             self._move(Path(folder))
         old = self._state
-        previous = old.routes.production if old and old.routes.production != production else ""
+        previous = self._way_back(old.routes, production) if old and old.routes.production != production else ""
         kept = {previous: old.routes.models[previous]} if old and previous in old.routes.models else {}
         beside = tuple(label for label in models if label != production)
         routes = Routes({**kept, **models}, production, previous if kept else "", beside=beside)
@@ -181,9 +181,7 @@ class Control:
         state = self._current()
         routes = state.routes
         models = {**routes.models, label: reference}
-        keeps_way_back = routes.production == label or self._is_broken(routes.production)
-        previous = routes.previous if keeps_way_back else routes.production
-        updated = Routes(models, label, previous, beside=routes.beside)
+        updated = Routes(models, label, self._way_back(routes, label), beside=routes.beside)
         return await self._become(replace(state, routes=updated.pruned()))
 
     async def canary(self, label: str, reference: str, share: float, robots: tuple[str, ...]) -> State:
@@ -250,6 +248,12 @@ class Control:
         now = time.monotonic()
         self._reports = {name: kept for name, kept in self._reports.items() if now - kept[0] < REPORT_LIVES_S}
         return {name: kept[1] for name, kept in self._reports.items()}
+
+    def _way_back(self, routes: Routes, label: str) -> str:
+        """Say what to go back to once `label` answers in place of what did so far; "" for nothing."""
+        is_kept = routes.production == label or self._is_broken(routes.production)
+        previous = routes.previous if is_kept else routes.production
+        return previous if previous != label else ""
 
     def _is_broken(self, label: str) -> bool:
         """Whether a replica failed to load a model, and none has loaded it."""

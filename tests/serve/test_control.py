@@ -275,3 +275,16 @@ def test_keys_that_cannot_be_read_hold_up_no_stop_and_leave_those_that_are_known
         assert (await control.status())["trouble"] == ""
 
     told(tmp_path, story)
+
+
+def test_the_way_back_is_never_a_model_that_no_replica_could_load(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        await control.update("b@1", "/b")
+        await control.report("r", {"loaded": {"a@1": {}}, "failed": {"b@1": "ValueError: torn"}})
+        assert routes_of(await control.update("c@1", "/c")) == ("c@1", "a@1", "")
+        await control.report("r", {"loaded": {"a@1": {}}, "failed": {"c@1": "ValueError: torn"}})
+        assert routes_of(await control.begin({"d@1": "/d"}, "d@1")) == ("d@1", "a@1", "")
+        await control.report("r", {"loaded": {"a@1": {}}, "failed": {"d@1": "ValueError: torn"}})
+        assert routes_of(await control.update("a@1", "/a")) == ("a@1", "", "")
+
+    told(tmp_path, story)
