@@ -4,7 +4,7 @@ What was uploaded is fetched once into a cache, whole or not at all; what was to
 """
 
 import re
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def fetch_model(uri: str, tracking_uri: str, cache: str | Path = "runs/models") 
     if external:
         return _where_it_lies(uri, version)
     folder = Path(cache).resolve() / f"{match['name']}-{version.version}"
-    return folder if folder.is_dir() else _download(client, version, folder)
+    return folder if folder.is_dir() else download(version, folder, tracking_uri)
 
 
 def find_version(client: Any, store: str, name: str, alias: str | None, version: str | None) -> Any:
@@ -64,16 +64,28 @@ def _where_it_lies(uri: str, version: Any) -> Path:
     return folder
 
 
-def _download(client: Any, version: Any, folder: Path) -> Path:
+def download(version: Any, folder: Path, tracking_uri: str) -> Path:
+    """Fetch a version's checkpoint into a folder, whole or not at all; several processes may do so at the same time.
+
+    Raises:
+        ConfigError: it holds no checkpoint.
+    """
     import mlflow.artifacts
 
-    scratch = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(scratch))
-    found = next((path.parent for path in scratch.rglob("policy.yaml")), None)
-    if found is None:
-        raise ConfigError(f"version {version.version} of {version.name} holds no checkpoint (no policy.yaml in it).")
-    found.rename(folder)
-    shutil.rmtree(scratch, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    store = tracking_uri or None
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=version.source, dst_path=scratch, tracking_uri=store, registry_uri=store
+        )
+        found = next((path.parent for path in Path(scratch).rglob("policy.yaml")), None)
+        if found is None:
+            raise ConfigError(
+                f"version {version.version} of {version.name} holds no checkpoint (no policy.yaml in it)."
+            )
+        try:
+            found.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
     return folder

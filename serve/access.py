@@ -62,6 +62,12 @@ class Caller:
     robots: tuple[str, ...] = ()
     address: str = ""
 
+    @property
+    def own_robot(self) -> str:
+        """The robot that the key is for, where it is for one alone; else ""."""
+        alone = len(self.robots) == 1 and not set("*?[") & set(self.robots[0])
+        return self.robots[0] if alone else ""
+
     def check_robot(self, robot: str) -> None:
         """Refuse to act for a robot that the key is not for.
 
@@ -92,7 +98,7 @@ class KeyFile:
             return tuple(_key_of(row) for row in json.loads(self.path.read_text()))
         except FileNotFoundError:
             return ()
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{self.path} does not hold keys as `st4vla keys` writes them: {error}") from error
 
     def add(
@@ -137,26 +143,28 @@ def _key_of(row: dict[str, Any]) -> Key:
 class Lock:
     """Let callers in by their key. Without any key ever made, everybody is let in: for a server on loopback alone.
 
+    A lock that has known a key never opens to everybody again.
+
     Args:
-        keys: None while they are not known yet: nobody is let in.
+        keys: None while they are not known: nobody is let in.
     """
 
     def __init__(self, keys: Iterable[Key] | None = (), clock: Callable[[], float] = time.time):
         self._clock = clock
         self._keys: dict[str, Key] = {}
-        self._is_known = keys is not None
-        if keys is not None:
-            self.change(keys)
+        self._is_known = self._had_keys = False
+        self.change(keys)
 
-    def change(self, keys: Iterable[Key]) -> None:
-        """Use these keys from now on."""
-        self._keys = {key.key_id: key for key in keys}
-        self._is_known = True
+    def change(self, keys: Iterable[Key] | None) -> None:
+        """Use these keys from now on; None where they are not known."""
+        self._keys = {key.key_id: key for key in keys or ()}
+        self._is_known = keys is not None
+        self._had_keys = self._had_keys or bool(self._keys)
 
     @property
     def is_open(self) -> bool:
         """Whether no key is asked for."""
-        return self._is_known and not self._keys
+        return self._is_known and not self._had_keys
 
     def admit(self, authorization: str | None, scope: str, address: str = "") -> Caller:
         """Let a caller in who brings "Api-Key KEY" or "Bearer KEY", or the key as the password of "Basic".

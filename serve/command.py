@@ -18,6 +18,7 @@ from st4vla.platform.ray_engine import LOCAL, EngineConfig, connect
 from st4vla.platform.serve_environment import serve_settings
 from st4vla.serve.access import KeyFile
 from st4vla.serve.application import ScaleConfig, control_actor, deploy
+from st4vla.serve.fleet_command import failed_models
 from st4vla.serve.gate import LOOPBACK, Gate, GateConfig
 from st4vla.serve.keymap import KeyMap
 from st4vla.serve.models import ModelRef, resolve
@@ -28,6 +29,10 @@ from st4vla.serve.route import wait_for_direct_route
 
 log = logging.getLogger(__name__)
 LONGEST_FINISH_S = 20.0
+NO_KEYS_LEFT = (
+    "there were keys once and %s holds none now, so nobody is let in; make one with `st4vla keys add NAME`, or serve "
+    "from a folder that never held any"
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,17 @@ def check_doors(config: ServeConfig) -> bool:
     """Refuse to open to a network without keys; say whether there are keys.
 
     Raises:
-        ConfigError: there are none and the gate is not on loopback.
+        ConfigError: there are none, and the gate or another door is not on loopback.
     """
     keys = KeyFile(Path(config.folder) / "keys.json").read()
-    if not keys and not (config.gate.is_loopback and config.serve_host in LOOPBACK):
+    hosts = {"gate.host": config.gate.host, "serve_host": config.serve_host}
+    if config.post.groot.port:
+        hosts["post.groot.host"] = config.post.groot.host
+    reached = {name: host for name, host in hosts.items() if host not in LOOPBACK}
+    if not keys and reached:
         raise ConfigError(
-            f"gate.host is {config.gate.host} and serve_host {config.serve_host}, which others can reach, and there "
-            "are no keys; make one with "
-            f"`st4vla keys add NAME folder={config.folder}` first, or use 127.0.0.1 for both."
+            f"{' and '.join(f'{name}={host}' for name, host in reached.items())} can be reached by others, and there "
+            f"are no keys; make one with `st4vla keys add NAME folder={config.folder}` first, or use 127.0.0.1."
         )
     if not config.gate.is_loopback and not config.gate.uses_tls:
         log.warning("keys and images cross the network unencrypted; set gate.certificate and gate.private_key")
@@ -87,14 +95,17 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
 
     folder = Path(config.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    check_doors(config)
+    has_keys = check_doors(config)
     found = [resolve(model, config.post.loader, config.post.tracking_uri) for model in config.models]
     port = config.serve_port or free_ports(1)[0]
     post = replace(config.post, watch=config.post.watch.absolute(), leave_s=0.8 * config.scale.drain_s)
     is_local = engine.address == LOCAL
     with serve_settings(config.scale.drain_s) as place, open_gate(config, port, folder, is_local), connect(engine):
         control = control_actor(str(folder))
-        ray.get(control.begin.remote({ref.label: ref.place for ref in found}, found[0].label))
+        models = {ref.label: ref.place for ref in found}
+        state: Any = ray.get(control.begin.remote(models, found[0].label, has_keys, str(folder)))
+        if state.keys_required and not has_keys:
+            log.warning(NO_KEYS_LEFT, folder)
 
         def renew() -> None:
             ray.get(control.renew.remote())
@@ -102,6 +113,8 @@ def serving(config: ServeConfig, engine: EngineConfig) -> Iterator[Application]:
 
         try:
             deploy(post, config.scale, folder, config.serve_host, port)
+            for label, why in failed_models(ray.get(control.status.remote())).items():
+                log.error("the model %s could not be loaded: %s", label, why)
             if is_local:
                 wait_for_direct_route(place)
             yield Application(tuple(found), renew)
@@ -170,14 +183,18 @@ def config_of(settings: Mapping[str, Any]) -> ServeConfig:
     models = settings["model"]
     keys = {"keys": key_map(settings["keymap"]), "vla_eval_keys": key_map(settings["vla_eval_keymap"])}
     post = replace(build_config(PostConfig, settings["post"], "post."), **keys)
-    if post.safety.interventions:  # a replica may work in another folder
+    # A replica may work in another folder.
+    post = replace(post, loader=replace(post.loader, cache=str(Path(post.loader.cache).resolve())))
+    if post.safety.interventions:
         post = replace(post, safety=replace(post.safety, interventions=str(Path(post.safety.interventions).resolve())))
     return ServeConfig(
         models=(models,) if isinstance(models, str) else tuple(models),
         folder=settings["folder"],
         serve_port=settings["serve_port"],
         serve_host=settings["serve_host"],
-        post=replace(post, tracking_uri=settings["tracking"].get("uri", "")),
+        post=replace(
+            post, tracking_uri=settings["tracking"].get("uri", ""), vla_eval=bool(settings["gate"]["vla_eval_port"])
+        ),
         scale=build_config(ScaleConfig, settings["scale"], "scale."),
         gate=build_config(GateConfig, settings["gate"], "gate."),
     )
@@ -197,8 +214,12 @@ def wait_for_the_end(renew: Callable[[], None]) -> None:
     while not ended.wait(0.5):
         if renewing.is_set():
             renewing.clear()
-            renew()
-            log.info("every replica was replaced")
+            try:
+                renew()
+            except Exception:  # what answers goes on; ending the command would end it, too
+                log.exception("the replicas could not be replaced; those that answer go on")
+            else:
+                log.info("every replica was replaced")
 
 
 def _announce(config: ServeConfig, found: Sequence[ModelRef]) -> None:

@@ -6,6 +6,7 @@ it outlives the process that holds it, and a replica that cannot reach its keepe
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from st4vla.platform.errors import WireError
+from st4vla.platform.errors import ConfigError, WireError
 from st4vla.serve.access import Key, KeyFile
 
+log = logging.getLogger(__name__)
 FLEET = ""
+RECORD = "control.json"
 REPORT_LIVES_S = 15.0
 
 
@@ -59,6 +62,8 @@ class State:
         stopped: {robot: reason}; the robot "" is the whole fleet.
         generation: rises with every deployment of the application; replicas of an older one drain.
         ending: whether every replica is to finish what it is at, and let go of its robots.
+        keys_required: whether nobody is let in without a key, also while no keys are known; once true, it stays so.
+        folder: in a record that is left behind, the folder in which the deployment goes on.
     """
 
     routes: Routes
@@ -66,11 +71,22 @@ class State:
     generation: int = 0
     revision: int = 0
     ending: bool = False
+    keys_required: bool = False
+    folder: str = ""
     keys: tuple[Key, ...] = ()
 
-    def stop_reason(self, robot: str) -> str | None:
-        """Say why a robot is stopped, None if it is not."""
-        return self.stopped.get(FLEET, self.stopped.get(robot))
+    def stop_reason(self, robot: str, kin: str = "") -> str | None:
+        """Say why a robot is stopped, None if it is not.
+
+        Args:
+            kin: of a robot that has no name of its own, what the names begin with that its caller's connections are
+                given. It may have had another of them when it was stopped, so a stop of any of them holds for it.
+        """
+        reason = self.stopped.get(FLEET, self.stopped.get(robot))
+        if reason is None and kin:
+            kindred = (name for name in self.stopped if name == kin or name.startswith(f"{kin}-"))
+            reason = next((f"{self.stopped[name]} (as {name})" for name in kindred), None)
+        return reason
 
     def as_plain(self) -> dict[str, Any]:
         """Give the JSON form; keys have their own file."""
@@ -83,7 +99,9 @@ class State:
         """Read what `as_plain` gave."""
         kept = plain["routes"]
         routes = Routes(**{**kept, "robots": tuple(kept["robots"]), "beside": tuple(kept.get("beside", ()))})
-        return cls(routes, dict(plain["stopped"]), plain["generation"], plain["revision"], plain["ending"])
+        facts = {name: plain[name] for name in ("generation", "revision", "ending")}
+        asked = {"keys_required": plain.get("keys_required", False), "folder": plain.get("folder", "")}
+        return cls(routes, dict(plain["stopped"]), **facts, **asked)
 
 
 class Control:
@@ -94,27 +112,41 @@ class Control:
     """
 
     def __init__(self, folder: str):
-        self._file = Path(folder) / "control.json"
-        self._key_file = KeyFile(Path(folder) / "keys.json")
-        self._state: State | None = None
-        if self._file.exists():
-            self._state = State.of_plain(json.loads(self._file.read_text()))
+        self._folder = Path(folder)
+        self._state = recorded(self._folder)
+        # Ray restarts a keeper with the folder that it was first made with.
+        if self._state is not None and self._state.folder and (moved := recorded(Path(self._state.folder))):
+            self._folder, self._state = Path(self._state.folder), moved
         self._changed = asyncio.Condition()
         self._reports: dict[str, tuple[float, dict[str, Any]]] = {}
         self._keys_read: tuple[float, int] | None = None
+        self._trouble = ""
 
-    async def begin(self, models: Mapping[str, str], production: str) -> State:
+    async def begin(
+        self, models: Mapping[str, str], production: str, keys_required: bool = False, folder: str = ""
+    ) -> State:
         """Start a deployment: these models, this one in production, the generation after the last; stops stay set.
 
         The other models are served beside production, and stay so whatever is in production later.
+
+        Args:
+            keys_required: whether there are keys where the deployment was started, which may be another machine.
+            folder: where the record and the keys lie from now on; "" leaves them.
         """
+        before = self._folder
+        if folder and Path(folder) != before:
+            self._move(Path(folder))
         old = self._state
-        previous = old.routes.production if old and old.routes.production != production else ""
+        previous = self._way_back(old.routes, production) if old and old.routes.production != production else ""
         kept = {previous: old.routes.models[previous]} if old and previous in old.routes.models else {}
         beside = tuple(label for label in models if label != production)
         routes = Routes({**kept, **models}, production, previous if kept else "", beside=beside)
         base = old or State(routes)
-        return await self._become(replace(base, routes=routes, generation=base.generation + 1, ending=False))
+        base = replace(base, keys_required=keys_required or base.keys_required, folder="")
+        state = await self._become(replace(base, routes=routes, generation=base.generation + 1, ending=False))
+        if self._folder != before:
+            write_record(before, replace(state, folder=folder))
+        return state
 
     async def renew(self) -> State:
         """Start a deployment of the same models: the generation after the last."""
@@ -129,7 +161,7 @@ class Control:
         """Give the state as soon as it is newer than `revision`; None when it is not within `wait_s`."""
         deadline = time.monotonic() + wait_s
         while True:
-            await self._read_keys()
+            await self._follow_keys()
             if self._state is not None and self._state.revision > revision:
                 return self._state
             left = deadline - time.monotonic()
@@ -142,12 +174,14 @@ class Control:
                     continue
 
     async def update(self, label: str, reference: str) -> State:
-        """Let a model answer everybody; each replica changes over once it has loaded it. A canary ends with it."""
+        """Let a model answer everybody; each replica changes over once it has loaded it. A canary ends with it.
+
+        The way back is to the model before, but not to one that no replica could load.
+        """
         state = self._current()
         routes = state.routes
         models = {**routes.models, label: reference}
-        previous = routes.production if routes.production != label else routes.previous
-        updated = Routes(models, label, previous, beside=routes.beside)
+        updated = Routes(models, label, self._way_back(routes, label), beside=routes.beside)
         return await self._become(replace(state, routes=updated.pruned()))
 
     async def canary(self, label: str, reference: str, share: float, robots: tuple[str, ...]) -> State:
@@ -207,36 +241,92 @@ class Control:
 
     async def status(self) -> dict[str, Any]:
         """Give the state and what every living replica last reported."""
+        return {**self._current().as_plain(), "trouble": self._trouble, "replicas": self._living()}
+
+    def _living(self) -> dict[str, dict[str, Any]]:
+        """Give the last report of each replica that is still heard of."""
         now = time.monotonic()
         self._reports = {name: kept for name, kept in self._reports.items() if now - kept[0] < REPORT_LIVES_S}
-        return {**self._current().as_plain(), "replicas": {name: kept[1] for name, kept in self._reports.items()}}
+        return {name: kept[1] for name, kept in self._reports.items()}
+
+    def _way_back(self, routes: Routes, label: str) -> str:
+        """Say what to go back to once `label` answers in place of what did so far; "" for nothing."""
+        is_kept = routes.production == label or self._is_broken(routes.production)
+        previous = routes.previous if is_kept else routes.production
+        return previous if previous != label else ""
+
+    def _is_broken(self, label: str) -> bool:
+        """Whether a replica failed to load a model, and none has loaded it."""
+        reports = self._living().values()
+        return any(label in one["failed"] for one in reports) and not any(label in one["loaded"] for one in reports)
 
     def _current(self) -> State:
         if self._state is None:
             raise WireError("unavailable", "", "Nothing is deployed yet.")
         return self._state
 
-    async def _read_keys(self) -> None:
-        """Take up keys that were added or revoked since the file was last read."""
+    async def _follow_keys(self) -> None:
+        """Take up keys that were added or revoked; a file that cannot be read leaves those that are known.
+
+        Whatever is wrong with it is said once, and again in the status: stops must reach the robots all the same.
+        """
         try:
-            entry = os.stat(self._key_file.path)
+            await self._read_keys()
+            trouble = ""
+        except (OSError, ConfigError) as error:
+            trouble = f"The keys cannot be taken up, those that were known before hold: {error}"
+        if trouble and trouble != self._trouble:
+            log.error("%s", trouble)
+        self._trouble = trouble
+
+    async def _read_keys(self) -> None:
+        file = KeyFile(self._folder / "keys.json")
+        try:
+            entry = os.stat(file.path)
         except FileNotFoundError:
+            if self._state is not None and self._state.keys_required and not self._state.keys:
+                raise ConfigError(
+                    f"keys are asked for and there is no {file.path}, so nobody is let in; the folder must be one that "
+                    "every machine sees, and hold a key"
+                ) from None
             return
         if self._state is not None and self._keys_read != (seen := (entry.st_mtime_ns, entry.st_ino)):
-            keys = self._key_file.read()
+            keys = file.read()
+            required = self._state.keys_required or bool(keys)
+            await self._become(replace(self._state, keys=keys, keys_required=required))
             self._keys_read = seen
-            await self._become(replace(self._state, keys=keys))
+
+    def _move(self, folder: Path) -> None:
+        """Go on in another folder: the stops that stand there hold beside ours, its keys in place of ours."""
+        there, here = recorded(folder), self._state
+        self._folder, self._keys_read, self._state = folder, None, here or there
+        if here is not None:
+            stopped = {**(there.stopped if there else {}), **here.stopped}
+            required = here.keys_required or (there is not None and there.keys_required)
+            self._state = replace(here, stopped=stopped, keys_required=required, keys=())
 
     async def _become(self, state: State) -> State:
         state = replace(state, revision=state.revision + 1)
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = self._file.with_suffix(".part")
-        with open(part, "w") as file:
-            json.dump(state.as_plain(), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self._file)
+        write_record(self._folder, state)
         self._state = state
         async with self._changed:
             self._changed.notify_all()
         return state
+
+
+def recorded(folder: Path) -> State | None:
+    """Give the state that a folder's record holds, None where there is none."""
+    file = folder / RECORD
+    return State.of_plain(json.loads(file.read_text())) if file.exists() else None
+
+
+def write_record(folder: Path, state: State) -> None:
+    """Replace a folder's record whole."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder / RECORD
+    part = file.with_suffix(".part")
+    with open(part, "w") as output:
+        json.dump(state.as_plain(), output, indent=1)
+        output.flush()
+        os.fsync(output.fileno())
+    os.replace(part, file)

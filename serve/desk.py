@@ -22,7 +22,7 @@ from st4vla.platform.wire.stamps import ReplyStamp, RequestStamp, metadata, plai
 from st4vla.serve.access import Caller, Lock, RateConfig, Rates
 from st4vla.serve.control import Routes, State
 from st4vla.serve.events import Ended, Event, Observers, Opened, Refused, Served
-from st4vla.serve.house import House
+from st4vla.serve.house import Chosen, House
 from st4vla.serve.safety.guard import Safety, SafetyConfig
 from st4vla.serve.safety.interventions import Intervention
 from st4vla.serve.session import Session
@@ -48,13 +48,20 @@ class Guard(Protocol):
 
 @dataclass(frozen=True)
 class Visit:
-    """One connection, or one HTTP request: who it is, through which door, and the names used where it gives none."""
+    """One connection, or one HTTP request: who it is, through which door, and the names used where it gives none.
+
+    Attributes:
+        is_single: whether it is for one request, so that a session which this does not name ends with it.
+        kin: what `robot` and the names of the caller's other nameless connections begin with; "" for a name of its own.
+    """
 
     caller: Caller
     door: str
     robot: str
     session: str
     model: str = ""
+    kin: str = ""
+    is_single: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Desk:
     async def follow(self, state: State) -> None:
         """Take up a state: stops and keys at once, models as soon as they are loaded."""
         self.state = state
-        self.lock.change(state.keys)
+        self.lock.change(state.keys if state.keys or not state.keys_required else None)
         await self.house.follow(state.routes)
 
     def handshake(self, visit: Visit) -> dict[str, Any]:
@@ -119,30 +126,31 @@ class Desk:
             WireError: whatever is wrong; the watchers have been told.
         """
         robot, name = names_of(visit, stamp)
+        is_passing = visit.is_single and not stamp.session
         stamp = replace(stamp, robot=robot, session=name)
         try:
-            return await self._act(visit, stamp, read, received_s)
+            return await self._act(visit, stamp, read, received_s, is_passing)
         except Exception as error:  # the boundary to the model: nothing of it but a refusal goes out
             raise self.refused(error, visit, robot, name) from error
 
-    async def _act(self, visit: Visit, stamp: RequestStamp, read: Read, received_s: float) -> Reply:
+    async def _act(self, visit: Visit, stamp: RequestStamp, read: Read, received_s: float, is_passing: bool) -> Reply:
         self.check(visit, stamp.robot)
         chosen = self.house.choose(stamp.robot, visit.model)
         observation = read(chosen.replica.spec)
         session, known = self.house.sessions.open(stamp.session, stamp.robot, visit.caller.key_id)
-        if not known:
+        if not known and not is_passing:
             self._opened(visit, session, stamp.sequence > 0)
         outcome = await chosen.replica.act(observation, session, stamp, received_s)
         session.actions = None  # until the limits have had their word nothing is sent that could be continued
-        self.check_stop(stamp.robot)
-        deadline_s = received_s + stamp.deadline_ms / 1000 if stamp.deadline_ms else float("inf")
+        self.check_stop(visit, stamp.robot)
+        deadline_s = chosen.replica.deadline_s(stamp, received_s)
         chunk = ActionChunk(outcome.actions, plan_age_s=outcome.plan_age_ms / 1000)
         chunk, changed = self._guard.check(chosen.replica.spec, session, stamp, chunk, observation.state, deadline_s)
         session.actions = actions = chunk.actions
         changes = [one.as_plain() for one in changed]
         timing = {**outcome.timing_ms, "total": 1000 * (self._clock() - received_s)}
         self.totals.served += 1
-        self._told(stamp, observation, actions, chosen.label, chosen.is_canary, outcome, timing, changes)
+        self._told(stamp, observation, actions, chosen, outcome, timing, changes, is_passing)
         spatial = plain_spatial(outcome.spatial) if stamp.spatial and outcome.spatial else None
         reply = ReplyStamp(
             stamp.session,
@@ -160,11 +168,14 @@ class Desk:
     ) -> tuple[str, Spatial | None, str]:
         """Answer a question about an image; give the words, the place they name, and the model.
 
+        It is nobody's action, so any valid key may ask, whichever robots it is for.
+
         Raises:
             WireError: whatever is wrong.
         """
         try:
-            self.check(visit, visit.robot)
+            self.check_caller(visit, visit.robot, acts=False)
+            self.check_stop(visit, visit.robot)
             chosen = self.house.choose(visit.robot, visit.model)
             text, spatial = await chosen.replica.ground(image, question, received_s)
         except Exception as error:  # as in `act`
@@ -179,26 +190,30 @@ class Desk:
             WireError: "unauthorized", "forbidden", "rate_limited" or "stopped".
         """
         self.check_caller(visit, robot)
-        self.check_stop(robot)
+        self.check_stop(visit, robot)
 
-    def check_caller(self, visit: Visit, robot: str) -> None:
+    def check_caller(self, visit: Visit, robot: str, acts: bool = True) -> None:
         """Refuse a robot whose key ended or is not for it, or that asks too often.
+
+        Args:
+            acts: whether the request is of that robot; else any valid key may make it.
 
         Raises:
             WireError: "unauthorized", "forbidden" or "rate_limited".
         """
         if not self.lock.still_valid(visit.caller):
             raise WireError("unauthorized", "Authorization", "The key has ended; connect with a new one.")
-        visit.caller.check_robot(robot)
+        if acts:
+            visit.caller.check_robot(robot)
         self._rates.take(f"{visit.caller.key_id}/{robot}")
 
-    def check_stop(self, robot: str) -> None:
+    def check_stop(self, visit: Visit, robot: str) -> None:
         """Refuse a robot that is stopped.
 
         Raises:
             WireError: "stopped".
         """
-        reason = self.state.stop_reason(robot)
+        reason = self.state.stop_reason(robot, visit.kin if robot == visit.robot else "")
         if reason is not None:
             raise WireError("stopped", "", f"Stopped: {reason}. Hold until it is released.")
 
@@ -221,8 +236,13 @@ class Desk:
         self._tell_behind(Ended(robot, name, "episode" if stamp.end == "episode" else "closed", stamp.success))
 
     def left(self, visit: Visit) -> None:
-        """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot."""
+        """Take note that a connection is gone: its own unnamed session ends, a named one waits for its robot.
+
+        Of a session that lived for one request nothing is told: a beginning and an end for each would bury the rest.
+        """
         for session in self.house.sessions.close_unnamed(visit.session):
+            if visit.is_single:
+                continue
             self._tell_behind(Ended(session.robot, session.name, "closed"))
 
     def forgotten(self, session: Session) -> None:
@@ -252,25 +272,25 @@ class Desk:
         stamp: RequestStamp,
         observation: Observation,
         actions: np.ndarray,
-        label: str,
-        is_canary: bool,
+        chosen: Chosen,
         outcome: Any,
         timing: dict[str, float],
         changes: Sequence[Mapping[str, Any]],
+        is_passing: bool,
     ) -> None:
-        spec = self.house.loaded[label].spec if label in self.house.loaded else None
-        model, _, version = label.rpartition("@")
+        spec = chosen.replica.spec
+        model, _, version = chosen.label.rpartition("@")
         event = Served(
             robot=stamp.robot,
             session=stamp.session,
             sequence=stamp.sequence,
             observation=observation,
             actions=actions,
-            embodiment=spec.statistics_key if spec else "default",
-            control_hz=spec.control_hz if spec else 0.0,
-            model=model or label,
+            embodiment=spec.statistics_key,
+            control_hz=spec.control_hz,
+            model=model or chosen.label,
             model_version=version,
-            canary=is_canary,
+            canary=chosen.is_canary,
             plan_age_ms=outcome.plan_age_ms,
             timing_ms=timing,
             batch_size=outcome.batch_size,
@@ -278,6 +298,7 @@ class Desk:
             spatial=outcome.spatial,
             executed_steps=stamp.executed_steps,
             recording=stamp.recording,
+            is_passing=is_passing,
         )
         self._tell_behind(event)
 

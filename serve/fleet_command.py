@@ -71,6 +71,11 @@ def call(url: str, action: str, details: Mapping[str, Any] | None = None) -> dic
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         raise JobError(f"{address} refused: {_words(error.read(65536))}") from error
+    except TimeoutError as error:
+        raise JobError(
+            f"{address} has not answered within {TIMEOUT_S:g} s; what was asked may still be done, or a model still be "
+            "fetched: look at `st4vla fleet`"
+        ) from error
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise JobError(f"no serving application answers at {url}: {error}; name it with --url") from error
 
@@ -97,13 +102,22 @@ def _show(status: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def failed_models(status: Mapping[str, Any]) -> dict[str, str]:
+    """Give the models that some replica could not load, and why."""
+    return {label: why for replica in status["replicas"].values() for label, why in replica["failed"].items()}
+
+
 def _show_routes(status: Mapping[str, Any]) -> None:
     routes = status["routes"]
+    if status.get("trouble"):
+        print(f"trouble     {status['trouble']}")
     print(f"production  {routes['production']}")
     if routes["canary"]:
         named = f" and {', '.join(routes['robots'])}" if routes["robots"] else ""
         print(f"canary      {routes['canary']} for {100 * routes['share']:g} % of the robots{named}")
     if routes["previous"]:
         print(f"previous    {routes['previous']} (st4vla fleet rollback)")
+    for label, why in failed_models({"replicas": {}, **status}).items():
+        print(f"failed      {label}: {why}")
     for robot, reason in status["stopped"].items():
         print(f"stopped     {robot or 'the whole fleet'}: {reason}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import WireError
 from st4vla.serve.control import Routes
 from st4vla.serve.replica import Replica, ReplicaConfig
@@ -31,11 +32,22 @@ class House:
     """Load what the routes need, beside the requests, and answer each robot by the model that the routes name.
 
     Until a wanted model is loaded the one before it goes on answering, so that a change of routes refuses nobody. A
-    model that fails to load is reported and left out. Sessions are shared: a robot keeps its own across models.
+    model that fails to load is reported and left out; a process that starts then answers with the one before it, never
+    with one that is only served by name or to some robots. Sessions are shared: a robot keeps its own across models.
+
+    Args:
+        check: raises for a policy that the doors cannot show what robots send.
     """
 
-    def __init__(self, load: Load, config: ReplicaConfig, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        load: Load,
+        config: ReplicaConfig,
+        clock: Callable[[], float] = time.monotonic,
+        check: Callable[[PolicySpec], object] = lambda spec: None,
+    ):
         self._load = load
+        self._check = check
         self._config = config
         self._clock = clock
         self.sessions = Sessions(config.session, clock)
@@ -50,6 +62,12 @@ class House:
         """Label of the model that answers everybody now; "" before the first."""
         return self._serving
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that the routes need was loaded or has failed to load."""
+        routes = self.routes
+        return routes is not None and all(label in self.loaded or label in self.failed for label in routes.needed)
+
     async def follow(self, routes: Routes) -> None:
         """Change over to routes; returns when everything they need is loaded or has failed to load."""
         self.routes = routes
@@ -59,6 +77,9 @@ class House:
                     await self._bring(label, routes.models[label])
                 if label == routes.production and label in self.loaded and routes is self.routes:
                     self._serving = label
+            if self._serving not in self.loaded and routes.previous in self.loaded and routes is self.routes:
+                log.error("%s answers in place of %s, which could not be loaded", routes.previous, routes.production)
+                self._serving = routes.previous
             if routes is self.routes:
                 await self._dismiss(routes)
 
@@ -79,7 +100,9 @@ class House:
         if routes is not None and routes.canary in self.loaded and in_canary(robot, routes):
             return Chosen(routes.canary, self.loaded[routes.canary], True)
         if self._serving not in self.loaded:
-            raise WireError("unavailable", "", "No model is loaded yet; ask again.")
+            failed = routes is not None and routes.production in self.failed
+            why = "The model in production could not be loaded." if failed else "No model is loaded yet; ask again."
+            raise WireError("unavailable", "", why)
         return Chosen(self._serving, self.loaded[self._serving], False)
 
     async def close(self) -> None:
@@ -101,11 +124,13 @@ class House:
 
     def _built(self, reference: str) -> Systems:
         systems = systems_of(self._load(reference))
+        self._check(systems.spec)
         Replica(systems, self._config).warm_up()
         return systems
 
     async def _dismiss(self, routes: Routes) -> None:
         """Drop models that nobody needs any more, once they have answered what waits."""
+        self.failed = {label: why for label, why in self.failed.items() if label in routes.needed}
         for label in [label for label in self.loaded if label not in routes.needed and label != self._serving]:
             await self.loaded.pop(label).close()
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from st4vla.platform.errors import CheckpointError, ConfigError
+from st4vla.platform.models import download
 
 log = logging.getLogger(__name__)
 REGISTRY = "models:/"
@@ -29,6 +30,7 @@ class LoaderConfig:
         device: "cpu", "cuda" or "auto" for a GPU where the replica has one.
         dtype: of the weights.
         ddim_steps, guidance, temperature: None leaves them to the checkpoint.
+        cache: where versions of the registry are fetched to whose files lie elsewhere, once on each machine.
         function: dotted name of a function of one reference that gives a policy, in place of reading a checkpoint; for
             policies of your own and for measuring.
     """
@@ -38,6 +40,7 @@ class LoaderConfig:
     ddim_steps: int | None = None
     guidance: float | None = None
     temperature: float | None = None
+    cache: str = "runs/models"
     function: str = ""
 
     def __post_init__(self) -> None:
@@ -47,7 +50,10 @@ class LoaderConfig:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model that was found: its label, "name@version", and where it lies."""
+    """A model that was found: its label, "name@version", and where it lies.
+
+    The place is a folder, or models:/NAME/VERSION where the files must be fetched by whoever loads it, on its machine.
+    """
 
     label: str
     place: str
@@ -85,6 +91,14 @@ def digest_of(folder: Path) -> str:
 
 
 def _registered(reference: str, tracking_uri: str) -> ModelRef:
+    version = _version_of(reference, tracking_uri)
+    near = _near(version)
+    place = f"{REGISTRY}{version.name}/{version.version}" if near is None else str(near)
+    return ModelRef(f"{version.name}@{version.version}", place)
+
+
+def _version_of(reference: str, tracking_uri: str) -> Any:
+    """Look a version up in the registry."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -93,30 +107,34 @@ def _registered(reference: str, tracking_uri: str) -> ModelRef:
         name, _, wanted = name.partition("/")
     client = MlflowClient(tracking_uri=tracking_uri or None, registry_uri=tracking_uri or None)
     try:
-        version: Any = (
-            client.get_model_version_by_alias(name, wanted) if by_alias else client.get_model_version(name, wanted)
-        )
+        return client.get_model_version_by_alias(name, wanted) if by_alias else client.get_model_version(name, wanted)
     except MlflowException as error:
         raise CheckpointError(
             f"the registry at {tracking_uri or 'the default store'} has no {reference}: {error.message} Register a "
             "checkpoint by training with tracking on, or give its folder."
         ) from error
-    return ModelRef(f"{name}@{version.version}", str(_folder_of(version)))
 
 
-def _folder_of(version: Any) -> Path:
-    """Give where a registered version lies: its uploaded files, or the folder it was registered from."""
-    from mlflow.artifacts import download_artifacts
+def _near(version: Any) -> Path | None:
+    """Give the folder in which a registered version lies on this machine: where it was registered, or its upload."""
+    kept = version.tags.get("st4vla.folder")
+    folders = [*([Path(kept)] if kept else []), *_local_copies(version)]
+    return next((one for one in folders if (one / "policy.yaml").is_file()), None)
 
-    kept = Path(version.tags.get("st4vla.folder", ""))
-    for candidate in (kept, *_local_copies(version)):
-        if (candidate / "policy.yaml").is_file():
-            return candidate
-    root = Path(download_artifacts(artifact_uri=version.source))
-    found = sorted(root.rglob("policy.yaml"))
-    if not found:
-        raise CheckpointError(f"version {version.version} of {version.name} holds no policy.yaml; register it again.")
-    return found[0].parent
+
+def fetched(place: str, cache: str | Path, tracking_uri: str = "") -> Path:
+    """Give the folder of models:/NAME/VERSION on this machine, fetched if it is not there yet.
+
+    Raises:
+        CheckpointError: there is no such version.
+        ConfigError: it holds no checkpoint.
+    """
+    store = hashlib.sha256(tracking_uri.encode()).hexdigest()[:8]  # two registries may have versions of one name
+    folder = Path(cache) / f"{place.removeprefix(REGISTRY).replace('/', '-')}-{store}"
+    if folder.is_dir():  # a version never changes, so the registry need not be there
+        return folder
+    version = _version_of(place, tracking_uri)
+    return _near(version) or download(version, folder, tracking_uri)
 
 
 def _local_copies(version: Any) -> list[Path]:
@@ -125,8 +143,8 @@ def _local_copies(version: Any) -> list[Path]:
     return [file.parent for file in sorted(root.rglob("policy.yaml"))] if root is not None and root.is_dir() else []
 
 
-def load(place: str, config: LoaderConfig) -> Any:
-    """Load the policy that lies at a place.
+def load(place: str, config: LoaderConfig, tracking_uri: str = "") -> Any:
+    """Load the policy that lies at a place; see `ModelRef`.
 
     Raises:
         CheckpointError: it is incomplete or of a kind that this platform does not know.
@@ -138,6 +156,8 @@ def load(place: str, config: LoaderConfig) -> Any:
     from st4vla.platform.checkpoint import load_policy
     from st4vla.platform.policy.inference import InferenceConfig
 
+    if place.startswith(REGISTRY):
+        place = str(fetched(place, config.cache, tracking_uri))
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     inference = InferenceConfig(ddim_steps=config.ddim_steps, guidance=config.guidance, temperature=config.temperature)
     return load_policy(place, device=device, dtype=getattr(torch, config.dtype), inference=inference)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
@@ -48,6 +49,7 @@ class PostConfig:
 
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
+        vla_eval: whether vla-eval has a port of its own, so that a policy which its map does not fit is not served.
         idle_s: a connection that sends nothing for so long is closed.
         leave_s: how long a process that is replaced keeps its robots while no new one can take them.
         watch: the recorder, metrics, audit log and the fleet's view.
@@ -64,6 +66,7 @@ class PostConfig:
     limits: WireLimits = WireLimits()
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
+    vla_eval: bool = False
     idle_s: float = 900.0
     leave_s: float = 25.0
     watch: WatchConfig = WatchConfig()
@@ -72,6 +75,18 @@ class PostConfig:
     safety: SafetyConfig = SafetyConfig()
     pages: tuple[str, ...] = ()
     tracking_uri: str = ""
+
+    def check_fit(self, spec: PolicySpec) -> None:
+        """Check that what robots send at each door that is in use shows a policy all that it needs.
+
+        Raises:
+            ConfigError: a map lacks something; it is said when the model is loaded, not when a robot asks.
+        """
+        self.keys.fit(spec)
+        if self.vla_eval:
+            self.vla_eval_keys.fit(spec)
+        if self.groot.port:
+            self.groot.keys_for(spec)
 
 
 class Follow(Protocol):
@@ -114,7 +129,8 @@ class Post:
         self._board: BoardLink = board or NearBoard()
         self.watch = Watch(config.watch, self.name, self._waiting, self._stops)
         made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
-        self.house = House(partial(load, config=config.loader), config.replica)
+        loader = partial(load, config=config.loader, tracking_uri=config.tracking_uri)
+        self.house = House(loader, config.replica, check=config.check_fit)
         self._safety = Safety(config.safety, report=lambda trouble: self.desk.observers.tell(trouble))
         told = Observers([*observers, *made, self._safety.note])
         self.desk = Desk(self.house, Lock(None), config.rate, told, self._safety, config.limits)
@@ -136,7 +152,7 @@ class Post:
         self._is_finished = False
 
     async def start(self) -> None:
-        """Follow the control record, and return once a model is loaded.
+        """Follow the control record, and return once a model answers, or all were tried and some are loaded.
 
         Raises:
             WireError: "unavailable": none could be.
@@ -147,9 +163,10 @@ class Post:
         if self._config.groot.port:
             self._spawn(hold_groot(self.desk, self._config.groot))
         async with asyncio.timeout(LONGEST_START_S):
-            while not self.house.production:
+            while not self.house.production and not (self.house.is_settled and self.house.loaded):
                 self.check_health()
                 await asyncio.sleep(0.02)
+        await self._tell_control()
 
     async def finish(self) -> None:
         """Finish what is being answered, close every connection, and let the watchers finish, too."""
@@ -169,14 +186,14 @@ class Post:
         await asyncio.to_thread(self._safety.close)
 
     def check_health(self) -> None:
-        """Raise if this process cannot answer and will not be able to.
+        """Raise if this process cannot answer and will not be able to: every model that it needs failed to load.
 
         Raises:
             WireError: "unavailable".
         """
-        routes = self.house.routes
-        if routes and not self.house.loaded and routes.production in self.house.failed:
-            raise WireError("unavailable", "", f"The model failed to load: {self.house.failed[routes.production]}")
+        if self.house.is_settled and not self.house.loaded:
+            causes = "; ".join(f"{label}: {why}" for label, why in self.house.failed.items())
+            raise WireError("unavailable", "", f"No model could be loaded. {causes}")
 
     async def status(self) -> dict[str, Any]:
         """Give the fleet's status."""
@@ -276,15 +293,18 @@ class Post:
         """Once a second: report, end what is silent, and drain when the proxy has let go of this process."""
         while True:
             await asyncio.sleep(REPORT_S)
-            try:
-                await self._control.call("report", self.name, self.report())
-            except Exception as error:  # as in `_follow`
-                log.debug("no report was taken: %s", type(error).__name__)
+            await self._tell_control()
             self.house.sessions.forget_old()
             self._spawn(self.lines.end_silent())
             if not self.lines.is_draining and await self._must_leave():
                 log.info("draining: every connection is closed behind its answer")
                 self._spawn(self.lines.drain())
+
+    async def _tell_control(self) -> None:
+        try:
+            await self._control.call("report", self.name, self.report())
+        except Exception as error:  # as in `_follow`
+            log.debug("no report was taken: %s", type(error).__name__)
 
     async def _must_leave(self) -> bool:
         """Say whether to let go of the connections: Serve has taken this process out, and another can take them.

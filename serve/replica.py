@@ -159,6 +159,11 @@ class Replica:
         self.systems.actions([seen], self.systems.plan([seen]), [(0, 0)], [None])
         return time.perf_counter() - began
 
+    def deadline_s(self, stamp: RequestStamp, received_s: float) -> float:
+        """Give the time, by the replica's clock, until which an answer is of use: the request's own, else ours."""
+        budget_ms = stamp.deadline_ms or self._config.deadline_ms
+        return received_s + budget_ms / 1000 if budget_ms else float("inf")
+
     async def act(
         self, observation: Observation, session: Session, stamp: RequestStamp, received_s: float | None = None
     ) -> Outcome:
@@ -175,9 +180,7 @@ class Replica:
         self._check_steps(stamp)
         ask = Ask(observation, session, stamp, received_s, self._continued(session, stamp))
         self._plan_ahead(ask)
-        budget_ms = stamp.deadline_ms or self._config.deadline_ms
-        deadline_s = received_s + budget_ms / 1000 if budget_ms else float("inf")
-        answered = await self._acting.ask(ask, session.name, deadline_s)
+        answered = await self._acting.ask(ask, session.name, self.deadline_s(stamp, received_s))
         acted, actions = answered.value, answered.value.chunk.actions
         session.sequence, session.actions = max(session.sequence, stamp.sequence), actions
         timing = {

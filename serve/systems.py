@@ -156,9 +156,11 @@ def systems_of(policy: Any) -> Systems:
 
 
 def as_refusal(error: BaseException) -> WireError:
-    """Give what may be told of an error: our own words for what is wrong with a request, nothing of anything else."""
+    """Give what may be told of an error: our own words for what is wrong, with a request or with how we are set up."""
     if isinstance(error, WireError):
         return error
     if isinstance(error, PolicyError):
         return WireError("invalid", "", str(error))
+    if isinstance(error, ConfigError):
+        return WireError("unavailable", "", str(error))
     return WireError("internal", "", "The server failed to answer; its log says why.")

@@ -10,6 +10,7 @@ GET /readyz      a model is loaded and the process is not draining
 
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -99,7 +100,7 @@ class Entrance:
             who = who_is(caller)
             self._lines.check_room(who)
             name = self._lines.free_name(f"{door}-{who}")
-            visit = visit_of(caller, door, name, model)
+            visit = visit_of(caller, door, name, f"{door}-{who}", model)
             self._desk.house.choose(visit.robot, model)
         except WireError as error:
             self._desk.refused(error, stranger(socket, door))
@@ -120,7 +121,8 @@ class Entrance:
             caller = self._desk.lock.admit(request.headers.get("authorization"), scope, address_of(request))
         except WireError as error:
             raise self._desk.refused(error, stranger(request, "http")) from None
-        return visit_of(caller, "http", f"http-{who_is(caller)}")
+        name = f"http-{who_is(caller)}"
+        return replace(visit_of(caller, "http", name, name), is_single=True)
 
 
 def who_is(caller: Caller) -> str:
@@ -128,13 +130,15 @@ def who_is(caller: Caller) -> str:
     return caller.key_id or caller.address or "somebody"
 
 
-def visit_of(caller: Caller, door: str, name: str, model: str = "") -> Visit:
+def visit_of(caller: Caller, door: str, name: str, kin: str, model: str = "") -> Visit:
     """Give a visit: its robot goes by the key's own robot where there is one alone, else by a name, until it says one.
 
     The session's name is drawn, so that two who do not name theirs never share one.
     """
-    robot = caller.robots[0] if len(caller.robots) == 1 and "*" not in caller.robots[0] else name
-    return Visit(caller, door, robot, f"{door}-{secrets.token_hex(6)}", model)
+    session = f"{door}-{secrets.token_hex(6)}"
+    if caller.own_robot:
+        return Visit(caller, door, caller.own_robot, session, model)
+    return Visit(caller, door, name, session, model, kin)
 
 
 def stranger(connection: Any, door: str) -> Visit:

@@ -23,6 +23,7 @@ from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire import groot
 from st4vla.platform.wire.groot import Modality
 from st4vla.platform.wire.stamps import KEY, RequestStamp
+from st4vla.serve.access import Caller
 from st4vla.serve.desk import Desk, Visit
 from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
 
@@ -60,6 +61,18 @@ class GrootConfig:
                 raise ConfigError(f"groot.actions.{name} is {list(span)}; expected [first, end] with first < end.")
         if self.max_batch < 1 or self.max_waiting < 1:
             raise ConfigError("groot.max_batch and groot.max_waiting must be 1 or more.")
+
+    def keys_for(self, spec: PolicySpec) -> KeyMap:
+        """Give where a request has what a policy needs.
+
+        Raises:
+            ConfigError: the map lacks a camera of the policy, or `actions` names columns that it does not give.
+        """
+        for name, (_, end) in self.actions.items():
+            if end > spec.action_dim:
+                raise ConfigError(f"groot.actions.{name} ends at {end}; the policy's actions have {spec.action_dim}.")
+        images = self.keys.images or {camera: f"video/{camera}" for camera in spec.cameras}
+        return replace(self.keys, images=images).fit(spec)
 
 
 class PortTaken(ConfigError):
@@ -125,9 +138,10 @@ class GrootDoor:
                     WireError("overloaded", "", f"{self._config.max_waiting} requests are being answered; ask later.")
                 )
             answer = await self._answered(client, frame, received_s)
-        except WireError as error:
-            # GR00T's clients raise what stands under "error"; the rest is for those who want to know more.
-            answer = {"error": str(error), "kind": error.kind, "field": error.field}
+        except WireError as refusal:
+            answer = as_answer(refusal)
+        except Exception as error:  # the boundary to the network: a client that gets no reply waits for ever
+            answer = as_answer(self._desk.refused(error, None, client.name))
         await self._socket.send_multipart([identity, b"", groot.pack(answer)])
 
     async def _answered(self, client: "_Client", frame: bytes, received_s: float) -> Any:
@@ -139,8 +153,9 @@ class GrootDoor:
         try:
             request = groot.unpack(frame, self._desk.limits)
             token = f"Bearer {request.token}" if request.token else None
+            self._check_reach()
             caller = self._desk.lock.admit(token, "act", "zmq")
-            visit = Visit(caller, "groot", client.name, client.name)
+            visit = visit_of(caller, client.name)
             if request.endpoint not in ("ping", "get_action", "reset", "get_modality_config"):
                 raise WireError("forbidden", "endpoint", f"{request.endpoint!r} is not for robots to ask.")
         except WireError as error:
@@ -154,6 +169,11 @@ class GrootDoor:
                 self._desk.end(visit, replace(self._stamp(visit, client, request.data), end="episode"))
                 return {}
         return await self._act(visit, client, request.data, received_s)
+
+    def _check_reach(self) -> None:
+        """Refuse everybody at an address that others reach where it turns out, once opened, that there are no keys."""
+        if self._config.host not in LOOPBACK and self._desk.lock.is_open:
+            raise WireError("unauthorized", "api_token", "There are no keys, and others reach this address.")
 
     async def _act(self, visit: Visit, client: "_Client", data: Mapping[str, Any], received_s: float) -> Any:
         try:
@@ -179,7 +199,7 @@ class GrootDoor:
             stamp = replace(stamp, **names)
 
         def read(spec: PolicySpec) -> Observation:
-            return read_observation(message, self._keys(spec), spec, self._desk.limits)
+            return read_observation(message, self._config.keys_for(spec), spec, self._desk.limits)
 
         return await self._desk.act(visit, stamp, read, received_s)
 
@@ -191,13 +211,8 @@ class GrootDoor:
         client.sequence += 1
         return RequestStamp(sequence=client.sequence)
 
-    def _keys(self, spec: PolicySpec) -> KeyMap:
-        keys = self._config.keys
-        images = keys.images or {camera: f"video/{camera}" for camera in spec.cameras}
-        return replace(keys, images=images).fit(spec)
-
     def _modalities(self, spec: PolicySpec) -> dict[str, Modality]:
-        keys, now = self._keys(spec), (0,)
+        keys, now = self._config.keys_for(spec), (0,)
         return {
             "video": Modality(now, tuple(_last(path) for path in keys.images.values())),
             "state": Modality(now, tuple(_last(path) for path in keys.state) if spec.state_dim else ()),
@@ -214,6 +229,22 @@ class GrootDoor:
                 self._clients.popitem(last=False)
         self._clients.move_to_end(identity)
         return client
+
+
+def as_answer(refusal: WireError) -> dict[str, str]:
+    """Give a refusal as GR00T's clients read it: they raise what stands under "error"."""
+    return {"error": str(refusal), "kind": refusal.kind, "field": refusal.field}
+
+
+def visit_of(caller: Caller, client: str) -> Visit:
+    """Give a client's visit, named as at every door: by the key's own robot, else by the key and the connection.
+
+    A connection is known by what it is given anew each time, so a stop of one holds for all such clients of its key.
+    """
+    if caller.own_robot:
+        return Visit(caller, "groot", caller.own_robot, client)
+    kin = f"groot-{caller.key_id}" if caller.key_id else "groot"
+    return Visit(caller, "groot", f"{kin}-{client.removeprefix('groot-')}", client, kin=kin)
 
 
 async def hold_groot(desk: Desk, config: GrootConfig, retry_s: float = 1.0) -> None:

@@ -59,7 +59,8 @@ class Line:
                 self.refusals = 0
             except WireError as refusal:
                 await self.send(speaker.refusal(refusal))
-                self.refusals += 1
+                # A stopped robot that asks until it is released does what it should, and must not lose its connection.
+                self.refusals += refusal.kind != "stopped"
                 if self.refusals >= MOST_REFUSALS or refusal.kind == "unauthorized":
                     await self.close(POLICY, refusal.kind)
                     return

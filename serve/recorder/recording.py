@@ -80,7 +80,10 @@ class Recorder:
     def __call__(self, event: Event) -> None:
         """Take an event; never waits for anything but another thread's append."""
         if isinstance(event, Served):
-            if self.config.wants(event):
+            if self.config.wants(event) and event.is_passing:
+                with self._work:
+                    self._tapes.counts.left_out["unnamed"] += 1
+            elif self.config.wants(event):
                 self._put(event)
         elif isinstance(event, Ended):
             with self._work:

@@ -1,9 +1,10 @@
 """Write down who connected, who was turned away, which key was used, and what an admin changed.
 
 One JSON object a line, appended and never rewritten, in `FOLDER/audit.jsonl`; when that is full it becomes
-`audit-TIME.jsonl`, and the oldest are deleted once there are more than `keep` of them. A key appears by its id, never
-itself. `line_log.py` writes it: a flood, or a disk that refuses, costs lines but never an answer, and the log says how
-many.
+`audit-TIME.jsonl`, and the oldest are deleted once there are more than `keep` of them. What admins changed and stopped
+stands a second time in `FOLDER/changes.jsonl`, bounded likewise: no flood of refusals can push it out. A key appears by
+its id, never itself. `line_log.py` writes both: a flood, or a disk that refuses, costs lines but never an answer, and
+the log says how many.
 """
 
 import json
@@ -18,6 +19,7 @@ from st4vla.serve.events import Admin, Ended, Event, Opened, Refused, Stopped, T
 from st4vla.serve.line_log import LineLog
 
 NAMES = {Opened: "opened", Ended: "ended", Refused: "refused", Stopped: "stop", Admin: "admin", Trouble: "trouble"}
+CHANGES = (Admin, Stopped)
 LONGEST_TEXT = 500
 
 
@@ -49,20 +51,27 @@ class AuditLog(LineLog):
 
     def __init__(self, config: AuditConfig = AuditConfig()) -> None:
         self.config = config
+        bounds = config.file_mb, config.keep, config.max_waiting
         # Readable by the owner alone: it says who works where and when.
-        super().__init__(
-            Path(config.folder) / "audit.jsonl",
-            config.file_mb,
-            config.keep,
-            config.max_waiting,
-            mode=0o600,
-            lost_line=lambda lines: _line("lost", {"at": None, "lines": lines}),
-        )
+        super().__init__(Path(config.folder) / "audit.jsonl", *bounds, mode=0o600, lost_line=_lost)
+        self.changes = LineLog(Path(config.folder) / "changes.jsonl", *bounds, mode=0o600, lost_line=_lost)
 
     def __call__(self, event: Event) -> None:
         """Take an event; answered requests are not written down."""
         if name := NAMES.get(type(event)):
-            self.put(_line(name, asdict(event)))  # type: ignore[call-overload]
+            line = _line(name, asdict(event))  # type: ignore[call-overload]
+            self.put(line)
+            if isinstance(event, CHANGES):
+                self.changes.put(line)
+
+    def close(self) -> None:
+        """Write what waits and let go of both files."""
+        self.changes.close()
+        super().close()
+
+
+def _lost(lines: int) -> str:
+    return _line("lost", {"at": None, "lines": lines})
 
 
 def _line(name: str, facts: Mapping[str, Any]) -> str:

@@ -142,7 +142,7 @@ class FleetView:
 
     def _note_served(self, event: Served) -> None:
         state = self._state(event.robot, event.at)
-        state.last, state.connected = event, True
+        state.last, state.connected = event, not event.is_passing
         state.requests += 1
         state.answers.append((event.at, event.timing_ms.get("total", 0.0)))
         if len(state.answers) > self.config.window:

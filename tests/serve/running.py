@@ -25,7 +25,6 @@ from st4vla.serve.keymap import KeyMap
 from st4vla.serve.models import LoaderConfig
 from st4vla.serve.post import NearControl, Post, PostConfig
 from st4vla.serve.watch.audit import AuditConfig
-from st4vla.serve.watch.observers import WatchConfig
 
 LIBERO = KeyMap(
     "libero",
@@ -74,7 +73,7 @@ class Running:
 
     def call(self, story: Any) -> Any:
         """Run something on the post's loop."""
-        return asyncio.run_coroutine_threadsafe(story, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(story, self.loop).result(60)
 
     def ws(self, path: str = "/", key: str = "") -> Any:
         """Connect."""
@@ -84,14 +83,18 @@ class Running:
     def http(self, path: str, body: Any = None, key: str = "") -> tuple[int, Any]:
         """Ask, and give status and answer."""
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, _, raw = self.get(path, key, data)
+        return status, json.loads(raw) if raw[:1] in (b"{", b"[") else raw
+
+    def get(self, path: str, key: str = "", data: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+        """Ask, and give status, headers and body as they come."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                raw = answer.read()
-                return answer.status, json.loads(raw) if raw[:1] in (b"{", b"[") else raw
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, dict(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+            return error.code, dict(error.headers), error.read()
 
     def post_as(self, path: str, body: Any, headers: dict[str, str]) -> int:
         """Send a body with headers of one's own, and give the status."""
@@ -102,12 +105,13 @@ class Running:
         except urllib.error.HTTPError as error:
             return error.code
 
-    def wait(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds."""
-        deadline = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < deadline
+    def wait(self, holds: Callable[[], Any]) -> Any:
+        """Wait until something holds, and give it."""
+        deadline = time.monotonic() + 60
+        while not (found := holds()):
+            assert time.monotonic() < deadline, "it did not happen in time"
             time.sleep(0.01)
+        return found
 
     def of(self, kind: type) -> list[Any]:
         """The events of one kind so far."""
@@ -117,15 +121,15 @@ class Running:
 @contextmanager
 def a_post(folder: Path, config: PostConfig = CONFIG, model: str = "fixed-0-0@1") -> Iterator[Running]:
     """Run a post for the length of a `with` block."""
-    watch = WatchConfig(audit_log=AuditConfig(folder=str(folder / "audit")))
+    watch = replace(config.watch, audit_log=AuditConfig(folder=str(folder / "audit")))
     running = Running(replace(config, watch=watch), folder, model)
     running.thread.start()
-    assert running.ready.wait(30)
+    assert running.ready.wait(60)
     try:
         yield running
     finally:
         running.server.should_exit = True
-        running.thread.join(20)
+        running.thread.join(60)
 
 
 def libero(pixel: int = 3, **more: Any) -> dict[str, Any]:

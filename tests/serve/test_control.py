@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from st4vla.platform.errors import WireError
-from st4vla.serve.access import KeyFile
+from st4vla.serve.access import KeyFile, Lock, RateConfig
 from st4vla.serve.control import Control, Routes, State
-from st4vla.serve.house import in_canary
+from st4vla.serve.desk import Desk
+from st4vla.serve.events import Observers
+from st4vla.serve.house import House, in_canary
+from st4vla.serve.replica import ReplicaConfig
 
 
 def told(folder: Path, story: Callable[[Control], Awaitable[None]]) -> None:
@@ -170,3 +174,117 @@ def test_a_canarys_share_is_drawn_by_name_and_holds() -> None:
     chosen = [in_canary(f"robot-{i}", routes) for i in range(400)]
     assert 70 <= sum(chosen) <= 130 and chosen == [in_canary(f"robot-{i}", routes) for i in range(400)]
     assert in_canary("vip", routes)
+
+
+class Follower:
+    """A desk that follows a record, with no models to load."""
+
+    def __init__(self) -> None:
+        self.desk = Desk(House(lambda place: None, ReplicaConfig()), Lock(None), RateConfig(), Observers())
+
+    async def follow(self, control: Control) -> None:
+        state = await control.watch(0, wait_s=1)
+        assert state is not None
+        await self.desk.follow(replace(state, routes=Routes({}, "")))
+
+    def admits(self, key: str = "") -> bool:
+        try:
+            self.desk.lock.admit(f"Api-Key {key}" if key else None, "act")
+        except WireError:
+            return False
+        return True
+
+
+def test_a_keeper_that_sees_no_keys_where_there_were_some_lets_nobody_in(tmp_path: Path) -> None:
+    async def story() -> None:
+        elsewhere, follower = Control(str(tmp_path)), Follower()
+        await elsewhere.begin({"a@1": "/a"}, "a@1", keys_required=True, folder=str(tmp_path))
+        await follower.follow(elsewhere)
+        assert not follower.admits() and not follower.desk.lock.is_open
+        assert "there is no" in (await elsewhere.status())["trouble"]
+        restarted, follower = Control(str(tmp_path)), Follower()
+        await follower.follow(restarted)
+        assert not follower.admits()
+        key = KeyFile(tmp_path / "keys.json").add("robot", ["act"])
+        await follower.follow(restarted)
+        assert follower.admits(key) and not follower.admits()
+
+    asyncio.run(story())
+
+
+def test_keys_that_were_seen_once_are_asked_for_ever_after(tmp_path: Path) -> None:
+    async def story() -> None:
+        control, keys = Control(str(tmp_path)), KeyFile(tmp_path / "keys.json")
+        await control.begin({"a@1": "/a"}, "a@1")
+        first = Follower()
+        await first.follow(control)
+        assert first.admits()
+        keys.add("robot", ["act"])
+        await first.follow(control)
+        assert not first.admits()
+        keys.path.unlink()
+        again, second = Control(str(tmp_path)), Follower()
+        await again.begin({"a@1": "/a"}, "a@1", keys_required=False)
+        for follower in (first, second):
+            await follower.follow(again)
+            assert not follower.admits()
+
+    asyncio.run(story())
+
+
+def test_another_folder_brings_its_own_keys_and_loses_no_stop(tmp_path: Path) -> None:
+    async def story() -> None:
+        old, new = tmp_path / "old", tmp_path / "new"
+        before = Control(str(new))
+        await before.begin({"a@1": "/a"}, "a@1")
+        await before.stop("leg", "jam")
+        control = Control(str(old))
+        await control.begin({"a@1": "/a"}, "a@1", folder=str(old))
+        await control.stop("arm", "smoke")
+        key = KeyFile(new / "keys.json").add("robot", ["act"])
+        await control.begin({"b@1": "/b"}, "b@1", True, str(new))
+        for keeper in (control, Control(str(old)), Control(str(new))):
+            follower = Follower()
+            await follower.follow(keeper)
+            assert follower.admits(key) and not follower.admits()
+            assert dict(follower.desk.state.stopped) == {"leg": "jam", "arm": "smoke"}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("broken", ["{", '[{"key_id": 1}]', "[" * 100_000])
+def test_keys_that_cannot_be_read_hold_up_no_stop_and_leave_those_that_are_known(
+    tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(control: Control) -> None:
+        keys = KeyFile(tmp_path / "keys.json")
+        key_id = keys.add("robot", ["act"]).split("_")[1]
+        state = await control.watch(0)
+        good = keys.path.read_text()
+        keys.path.write_text(broken)
+        assert state is not None and await control.watch(state.revision, wait_s=0) is None
+        waiting = asyncio.create_task(control.watch(state.revision, wait_s=20))
+        await asyncio.sleep(0)
+        await control.stop("arm", "smoke")
+        stopped = await waiting
+        assert stopped is not None and stopped.stop_reason("arm") == "smoke"
+        assert [key.key_id for key in stopped.keys] == [key_id]
+        assert len(caplog.records) == 1 and "keys.json" in (await control.status())["trouble"]
+        keys.path.write_text(good)
+        assert await control.watch(stopped.revision, wait_s=0) is not None
+        assert (await control.status())["trouble"] == ""
+
+    told(tmp_path, story)
+
+
+def test_the_way_back_is_never_a_model_that_no_replica_could_load(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        await control.update("b@1", "/b")
+        await control.report("r", {"loaded": {"a@1": {}}, "failed": {"b@1": "ValueError: torn"}})
+        assert routes_of(await control.update("c@1", "/c")) == ("c@1", "a@1", "")
+        await control.report("r", {"loaded": {"a@1": {}}, "failed": {"c@1": "ValueError: torn"}})
+        assert routes_of(await control.begin({"d@1": "/d"}, "d@1")) == ("d@1", "a@1", "")
+        await control.report("r", {"loaded": {"a@1": {}}, "failed": {"d@1": "ValueError: torn"}})
+        assert routes_of(await control.update("a@1", "/a")) == ("a@1", "", "")
+
+    told(tmp_path, story)

@@ -1,11 +1,17 @@
 """A reference finds the model it names, whatever kind it is, and says so where there is none."""
 
+import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from st4vla.platform.errors import CheckpointError, ConfigError
-from st4vla.serve.models import LoaderConfig, function_of, load, resolve
+from st4vla.platform.errors import CheckpointError, ConfigError, JobError
+from st4vla.platform.models import download
+from st4vla.platform.tracking import Tracker, TrackingConfig
+from st4vla.serve import fleet_command
+from st4vla.serve.models import LoaderConfig, fetched, function_of, load, resolve
 
 LOADER = LoaderConfig()
 
@@ -56,3 +62,34 @@ def test_a_function_of_ones_own_loads_what_it_is_given() -> None:
 def test_a_name_that_cannot_be_imported_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be imported"):
         function_of("benchmarks.nothing.build")
+
+
+@pytest.mark.slow
+def test_a_version_whose_files_lie_elsewhere_is_fetched_where_it_is_loaded(checkpoint: Path, workplace: Path) -> None:
+    from mlflow import MlflowClient
+
+    (checkpoint / "policy.yaml").write_text("kind: toy\n")
+    store, cache = TrackingConfig(system_metrics=False), workplace / "cache"
+    with Tracker.open(store, "train", "one") as tracker:
+        tracker.register(checkpoint, "arm", {})
+    shutil.rmtree(checkpoint)
+    found = resolve("models:/arm/1", LOADER, store.uri)
+    assert (found.label, found.place) == ("arm@1", "models:/arm/1") and not cache.exists()
+    folder = fetched(found.place, cache, store.uri)
+    assert folder.name.startswith("arm-1-") and (folder / "policy.yaml").read_text() == "kind: toy\n"
+    # A process that comes second takes what is there as it is, and nothing else is left.
+    version = MlflowClient(store.uri, store.uri).get_model_version("arm", "1")
+    assert download(version, folder, store.uri) == folder
+    assert list(cache.iterdir()) == [folder]
+    # What is there needs no registry.
+    Path(store.uri.removeprefix("sqlite:///")).unlink()
+    assert fetched(found.place, cache, store.uri) == folder
+    with pytest.raises(CheckpointError, match=f"{folder} holds a policy of kind 'toy'"):
+        load(found.place, replace(LOADER, cache=str(cache)), store.uri)
+
+
+def test_an_answer_that_takes_long_is_not_taken_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_command, "TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(JobError, match="look at `st4vla fleet`"):
+            fleet_command.call(f"http://127.0.0.1:{silent.getsockname()[1]}", "update", {"model": "m"})

@@ -4,6 +4,7 @@ import asyncio
 import io
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -138,6 +139,16 @@ def test_the_modality_config_names_what_the_policy_reads() -> None:
     Stage().run(story)
 
 
+@pytest.mark.parametrize("endpoint", ["get_modality_config", "get_action"])
+def test_a_map_that_does_not_fit_the_policy_is_answered_with_what_it_lacks(endpoint: str) -> None:
+    async def story(stage: Stage) -> None:
+        answer = await stage.client().ask(endpoint, {"observation": observation(1)})
+        assert answer["kind"] == "unavailable" and "'wrist'" in answer["error"]
+        assert stage.refusals() == ["unavailable"]
+
+    Stage(keys=KeyMap("groot", {"third_person": "video/front"}, ("state/arm",), "language/task")).run(story)
+
+
 def test_each_row_of_a_batch_is_a_robot_of_its_own() -> None:
     async def story(stage: Stage) -> None:
         client = stage.client()
@@ -211,6 +222,24 @@ def test_without_the_right_token_nothing_is_answered(tmp_path: Any) -> None:
     Stage().run(story)
 
 
+def test_a_key_of_one_robot_names_it_and_a_stop_holds_over_a_new_connection(tmp_path: Any) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    own, any_ = keys.add("robot", ["act"], ["arm-7"]), keys.add("cell", ["act"])
+
+    async def story(stage: Stage) -> None:
+        stage.desk.lock.change(keys.read())
+        seen = {"observation": observation(1)}
+        await stage.client(own).ask("get_action", seen)
+        await stage.client(any_).ask("get_action", seen)
+        named, nameless = [one.robot for one in stage.events if isinstance(one, Served)]
+        assert named == "arm-7" and nameless.startswith(f"groot-{any_.split('_')[1]}-")
+        stage.desk.state = replace(stage.desk.state, stopped={nameless: "smoke"})
+        assert (await stage.client(any_).ask("get_action", seen))["kind"] == "stopped"
+        assert len(await stage.client(own).ask("get_action", seen)) == 2
+
+    Stage().run(story)
+
+
 def asking(seen: Any, **options: Any) -> dict[str, Any]:
     return {
         "endpoint": "get_action",
@@ -259,3 +288,13 @@ def test_others_are_not_let_in_without_keys() -> None:
             GrootDoor(stage.desk, stage.config)
 
     asyncio.run(story())
+
+
+def test_an_address_that_others_reach_answers_nobody_when_it_turns_out_that_there_are_no_keys() -> None:
+    async def story(stage: Stage) -> None:
+        client = stage.client()
+        assert (await client.ask("ping"))["kind"] == "unauthorized"
+        stage.desk.lock.change(())
+        assert (await client.ask("ping"))["kind"] == "unauthorized"
+
+    Stage(Lock(None), host="0.0.0.0").run(story)

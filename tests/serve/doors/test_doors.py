@@ -21,8 +21,9 @@ from st4vla.platform.wire import openpi, vla_eval
 from st4vla.platform.wire.json_form import write_image
 from st4vla.platform.wire.stamps import KEY
 from st4vla.serve.access import KeyFile, RateConfig
-from st4vla.serve.doors.line import POLICY, Line, Lines
+from st4vla.serve.doors.line import MOST_REFUSALS, POLICY, Line, Lines
 from st4vla.serve.events import Ended, Opened, Refused, Served, Stopped, Trouble
+from st4vla.serve.replica import ReplicaConfig
 from st4vla.serve.safety.guard import SafetyConfig
 from st4vla.serve.safety.interventions import read_log
 from st4vla.serve.watch.metrics import Names, exposition
@@ -168,11 +169,15 @@ def test_http_acts_and_refuses_by_status(shared: Running) -> None:
     assert shared.http("/v1/ground", {"image": image, "question": "where"})[0] == 503
 
 
-def test_the_end_of_an_http_session_is_told_behind_its_answer(shared: Running) -> None:
+def test_an_http_request_without_a_session_begins_and_ends_none(shared: Running) -> None:
     before = len(shared.events)
-    assert shared.http("/v1/act", native())[0] == 200
-    shared.wait(lambda: any(isinstance(event, Ended) for event in shared.events[before:]))
-    assert [type(event) for event in shared.events[before:]] == [Opened, Served, Ended]
+    named = native(st4vla={"robot": "arm-12", "session": "run-12"})
+    for body in (native(), native(st4vla={"robot": "arm-11"}), named):
+        assert shared.http("/v1/act", body)[0] == 200
+    shared.wait(lambda: len(shared.events) == before + 4)
+    told = shared.events[before:]
+    assert [type(event) for event in told] == [Served, Served, Opened, Served]
+    assert [event.is_passing for event in told if isinstance(event, Served)] == [True, True, False]
 
 
 def test_health_readiness_and_the_description_are_there(shared: Running) -> None:
@@ -277,6 +282,56 @@ def test_an_emergency_stop_refuses_actions_until_it_is_released(shared: Running)
         shared.wait(lambda: not shared.post.desk.state.stopped)
         assert "actions" in ask(line, message)
     assert [event.engaged for event in shared.of(Stopped)] == [True, False]
+
+
+def test_a_stop_of_a_nameless_robot_holds_whatever_name_it_comes_back_under(tmp_path: Path) -> None:
+    with a_post(tmp_path) as running:
+        with running.ws() as one, running.ws() as other:
+            for line in (one, other):
+                line.recv()
+                assert "actions" in ask(line, libero())
+            assert {event.robot for event in running.of(Served)} == {"openpi-127.0.0.1", "openpi-127.0.0.1-2"}
+            assert running.http("/v1/fleet/stop", {"robot": "openpi-127.0.0.1-2", "reason": "smoke"})[0] == 200
+            running.wait(lambda: bool(running.post.desk.state.stopped))
+        running.wait(lambda: not len(running.post.lines))
+        with running.ws() as line:  # alone now, it is the first
+            line.recv()
+            refusals = [ask(line, libero())["error"] for _ in range(MOST_REFUSALS + 5)]
+            assert {one["kind"] for one in refusals} == {"stopped"} and "smoke" in refusals[0]["message"]
+            assert "actions" in ask(line, libero(st4vla={"robot": "arm-1"}))
+            assert running.http("/v1/fleet/release", {"robot": "openpi-127.0.0.1-2"})[0] == 200
+            running.wait(lambda: not running.post.desk.state.stopped)
+            assert "actions" in ask(line, libero())
+
+
+def test_a_robot_with_a_key_of_its_own_is_stopped_alone_and_stays_so(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    arm, leg, admin = keys.add("arm", ["act"], ["arm-7"]), keys.add("leg", ["act"], ["leg"]), keys.add("me", ["admin"])
+    with a_post(tmp_path) as running:
+        assert running.http("/v1/fleet/stop", {"robot": "arm-7"}, admin)[0] == 200
+        running.wait(lambda: bool(running.post.desk.state.stopped))
+        for _ in range(2):
+            with running.ws(key=arm) as line, running.ws(key=leg) as other:
+                line.recv()
+                other.recv()
+                assert ask(line, libero())["error"]["kind"] == "stopped" and "actions" in ask(other, libero())
+
+
+def test_an_answer_that_is_late_by_the_servers_own_deadline_is_not_sent(tmp_path: Path) -> None:
+    config = replace(CONFIG, replica=ReplicaConfig(deadline_ms=100))
+    with a_post(tmp_path, config, model="fixed-300-0@1") as running, running.ws() as line:
+        line.recv()
+        assert ask(line, libero())["error"]["kind"] == "deadline"
+        assert "actions" in ask(line, libero(st4vla={"robot": "arm", "deadline_ms": 1e6}))
+
+
+def test_a_key_for_some_robots_asks_about_images_and_acts_for_no_others(tmp_path: Path) -> None:
+    key = KeyFile(tmp_path / "keys.json").add("robot", ["act"], ["arm-*"])
+    image = write_image(np.full((32, 32, 3), 9, np.uint8))
+    with a_post(tmp_path) as running:
+        status, answer = running.http("/v1/ground", {"image": image, "question": "where"}, key)
+        assert (status, answer["error"]["kind"]) == (503, "unavailable")  # this model has no planner
+        assert running.http("/v1/act", native(), key)[0] == 403
 
 
 def test_a_log_of_interventions_that_cannot_be_written_is_told_of_and_stops_nobody(

@@ -65,10 +65,12 @@ def test_served_sessions_become_a_dataset_that_can_be_shown(
         for robot in ("arm-1", "arm-2"):
             recorder(make_served(number, robot))
         recorder(make_served(number, "arm-3", recording=False))
+        recorder(make_served(number, "http-10.0.0.7", session=f"http-{number}", is_passing=True))
         if number == 3:
             recorder(Ended("arm-1", "s", "episode", success=False))
     assert recorder.flush()
     assert [recorder.accepted(robot, "s") for robot in ("arm-1", "arm-2", "arm-3")] == [5, 5, -1]
+    assert dict(recorder.counts.left_out) == {"unnamed": 6}
     assert recorder.close()
     (dataset,) = datasets(recorder_config)
     assert dataset.num_episodes == 3 and dataset.statistics_key == "panda" and dataset.fps == 5

@@ -46,6 +46,19 @@ def test_the_log_is_rotated_and_only_so_many_files_are_kept(tmp_path: Path) -> N
     assert lines(written.path)[-1]["address"] == "9999" and written.lost == 0
 
 
+def test_no_flood_of_refusals_pushes_out_what_admins_did(tmp_path: Path) -> None:
+    written = AuditLog(AuditConfig(str(tmp_path), file_mb=1, keep=1))
+    written(Stopped(True, "arm-1", "smoke", "k2"))
+    for number in range(10_000):
+        written(Refused("stopped", reason="x" * 480, address=str(number)))
+    written(Admin("rollback", {}, "k3"))
+    written.close()
+    rotated = [one["event"] for path in written.files() for one in lines(path)]
+    assert "stop" not in rotated and len(written.files()) == 1
+    assert [one["event"] for one in lines(tmp_path / "changes.jsonl")] == ["stop", "admin"]
+    assert stat.S_IMODE(os.stat(tmp_path / "changes.jsonl").st_mode) == 0o600
+
+
 def test_processes_that_share_a_log_follow_each_other_over_a_rotation(tmp_path: Path) -> None:
     logs = [AuditLog(AuditConfig(str(tmp_path), file_mb=1, keep=50)) for _ in range(3)]
     for number in range(3000):

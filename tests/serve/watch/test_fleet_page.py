@@ -1,16 +1,13 @@
 """The fleet page in a real browser: what it shows, that it stays text, and that it fits a phone."""
 
-import asyncio
 import base64
 import json
-import queue
 import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,19 +15,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
 from st4vla.platform.contracts import Observation, Spatial
 from st4vla.platform.wire import openpi
 from st4vla.serve.access import KeyFile
-from st4vla.serve.control import Control
 from st4vla.serve.events import Refused, Served, Stopped, Trouble
-from st4vla.serve.models import LoaderConfig
-from st4vla.serve.post import NearControl, Post, PostConfig
+from st4vla.serve.post import PostConfig
 from st4vla.serve.watch.board import Board, Report
 from st4vla.serve.watch.fleet import FleetView
 from st4vla.serve.watch.fleet_page import fleet_page
+from tests.serve.running import CONFIG, a_post
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -269,34 +264,6 @@ def test_it_fits_a_phone_and_follows_what_happens(
     browser.wait("document.querySelector('#lost').innerText.includes('does not answer')")
 
 
-@contextmanager
-def application(folder: Path) -> Iterator[tuple[Post, int]]:
-    """Run a whole serving process in a thread of this one."""
-    started: queue.Queue[tuple[Post, Any, int]] = queue.Queue()
-
-    async def whole() -> None:
-        control = Control(str(folder))
-        await control.begin({"toy@1": "fixed-0-0@1"}, "toy@1")
-        post = Post(PostConfig(loader=LoaderConfig(function="benchmarks.fixed_latency.build")), NearControl(control))
-        await post.start()
-        server = uvicorn.Server(uvicorn.Config(post.application(), port=0, log_level="error", ws="websockets-sansio"))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        started.put((post, server, server.servers[0].sockets[0].getsockname()[1]))
-        await serving
-        await post.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(whole()))
-    thread.start()
-    post, server, port = started.get(timeout=60)
-    try:
-        yield post, port
-    finally:
-        server.should_exit = True
-        thread.join(60)
-
-
 def drive(port: int, robot: str, key: str) -> ClientConnection:
     """Let a robot connect and ask once."""
     headers = {"Authorization": f"Api-Key {key}"}
@@ -327,7 +294,8 @@ def test_an_operator_stops_and_releases_robots_with_a_key_typed_for_it(
 ) -> None:
     keys = KeyFile(tmp_path / "keys.json")
     watcher, admin = keys.add("watcher", ["act", "observe"]), keys.add("operator", ["admin"])
-    with application(tmp_path) as (post, port):
+    with a_post(tmp_path, PostConfig(loader=CONFIG.loader)) as running:
+        post, port = running.post, running.port
         lines = [drive(port, robot, watcher) for robot in ("arm-1", "arm-2")]
         browser.ask("Network.enable")
         login = base64.b64encode(f"me:{watcher}".encode()).decode()
