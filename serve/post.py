@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from st4vla.platform.errors import WireError
+from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
 from st4vla.serve.control import Control, State
@@ -48,6 +48,7 @@ class PostConfig:
 
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
+        vla_eval_rows: rows of a chunk that a vla-eval benchmark is given before the policy is asked anew; 0 for all.
         idle_s: a connection that sends nothing for so long is closed.
         leave_s: how long a process that is replaced keeps its robots while no new one can take them.
         watch: the recorder, metrics, audit log and the fleet's view.
@@ -64,6 +65,7 @@ class PostConfig:
     limits: WireLimits = WireLimits()
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
+    vla_eval_rows: int = 0
     idle_s: float = 900.0
     leave_s: float = 25.0
     watch: WatchConfig = WatchConfig()
@@ -72,6 +74,10 @@ class PostConfig:
     safety: SafetyConfig = SafetyConfig()
     pages: tuple[str, ...] = ()
     tracking_uri: str = ""
+
+    def __post_init__(self) -> None:
+        if self.vla_eval_rows < 0:
+            raise ConfigError(f"vla_eval_rows is {self.vla_eval_rows}; expected 1 or more, or 0 for a whole chunk.")
 
 
 class Follow(Protocol):
@@ -123,7 +129,7 @@ class Post:
             self.desk,
             self.lines,
             OpenpiDoor(self.desk, config.keys),
-            VlaEvalDoor(self.desk, config.vla_eval_keys),
+            VlaEvalDoor(self.desk, config.vla_eval_keys, config.vla_eval_rows),
             AdminDoor(self.desk, self),
         )
         lay_fleet(self.doors.app, self.doors.entrance.admit_http, self._board)

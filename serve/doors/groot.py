@@ -24,7 +24,7 @@ from st4vla.platform.wire import groot
 from st4vla.platform.wire.groot import Modality
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.desk import Desk, Visit
-from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
+from st4vla.serve.keymap import KeyMap, fitted, in_robots_terms, read_observation
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -194,7 +194,7 @@ class GrootDoor:
     def _keys(self, spec: PolicySpec) -> KeyMap:
         keys = self._config.keys
         images = keys.images or {camera: f"video/{camera}" for camera in spec.cameras}
-        return replace(keys, images=images).fit(spec)
+        return fitted(replace(keys, images=images), spec)
 
     def _modalities(self, spec: PolicySpec) -> dict[str, Modality]:
         keys, now = self._keys(spec), (0,)
