@@ -32,7 +32,7 @@ from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.client.chunks import ChunkQueue, DelayEstimate, look_at
 from st4vla.serve.client.link import Connected, Event, Link, Lost, Refused, Reply
-from st4vla.serve.client.settings import ClientConfig, ClientStats, Command, Pace, Robot, check_fit
+from st4vla.serve.client.settings import ClientConfig, ClientStats, Command, Pace, Robot, check_fit, too_old
 from st4vla.serve.safety.embodiment import Embodiment
 from st4vla.serve.safety.interventions import Intervention, InterventionLog
 from st4vla.serve.safety.motion import Motion, MotionLimits
@@ -327,6 +327,8 @@ class RobotClient:
         self.delay.add(self.stats.steps - asked.step)
         if self.config.deadline_ms and 1000 * took_s > self.config.deadline_ms:
             return self._drop(f"the answer took {1000 * took_s:.0f} ms")
+        if reason := too_old(message, self.embodiment.max_plan_age_ms):
+            return self._drop(reason)
         assert self._motion is not None
         try:
             rows = self._limits.usable(self._motion, np.asarray(message.get("actions")))
