@@ -277,6 +277,7 @@ class Desk:
             interventions=changes,
             spatial=outcome.spatial,
             executed_steps=stamp.executed_steps,
+            executed_of=stamp.executed_of,
             recording=stamp.recording,
         )
         self._tell_behind(event)
