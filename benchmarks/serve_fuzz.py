@@ -3,11 +3,13 @@
     python -m benchmarks.serve_fuzz [--record] [--frames N] [--socket-frames N]
 
 Frames are valid messages with bytes changed, cut, repeated or inserted, and bytes at random. Only a WireError may come
-of one; anything else, a decode that takes a second, or memory that grows by more than 100 MB, counts as a fault. Over
-sockets a robot with a good key must be answered all the while.
+of one; anything else, a decode that takes a second, or memory that grows by more than 100 MB, counts as a fault. So
+does a megabyte of empty pictures that is decoded, into a gigabyte, instead of being refused. Over sockets a robot with
+a good key must be answered all the while.
 """
 
 import argparse
+import base64
 import json
 import random
 import resource
@@ -27,7 +29,9 @@ from benchmarks.results import record
 from benchmarks.serving import UNBOUNDED, Server, libero_message, server
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire import groot, json_form, openpi, vla_eval
+from st4vla.platform.wire.images import encode_image
 from st4vla.platform.wire.json_form import write_image
+from st4vla.platform.wire.limits import DEFAULT_LIMITS
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.access import KeyFile
 from st4vla.serve.keymap import KeyMap, read_observation
@@ -51,6 +55,31 @@ def seeds() -> dict[str, bytes]:
         "json": json.dumps(act).encode(),
         "groot": groot.pack(gr00t),
     }
+
+
+def bombs() -> dict[str, bytes]:
+    """Give a message of each protocol that compresses pictures, full of small files with four million pixels each."""
+    edge = int(DEFAULT_LIMITS.max_pixels**0.5)
+    data = encode_image(np.zeros((edge, edge, 3), np.uint8))
+    image = {"__image__": True, "format": "png", "data": data, "shape": [edge, edge, 3]}
+    plain = {"format": "png", "data": base64.b64encode(data).decode()}
+    cameras = [f"cam_{number}" for number in range(80)]
+    seen = vla_eval.Message("observation", {"images": dict.fromkeys(cameras, image)}, 1)
+    act = {"images": dict.fromkeys(cameras, plain), "instruction": "go"}
+    return {"vla_eval": vla_eval.pack(seen), "json": json.dumps(act).encode()}
+
+
+def explode() -> Counter[str]:
+    """Feed the decoders bombs; count outcomes as `fuzz_decoders` does."""
+    outcomes, feed = Counter[str](), decoders()
+    for name, frame in bombs().items():
+        try:
+            feed[name](frame)
+            outcomes["fault"] += 1
+            print(f"{name}: a bomb of {len(frame)} bytes was decoded")
+        except WireError as error:
+            outcomes["refused" if error.kind == "too_large" else "fault"] += 1
+    return outcomes
 
 
 def decoders() -> dict[str, Callable[[bytes], object]]:
@@ -259,7 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     fuzz_decoders(2000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcomes = fuzz_decoders(options.frames)
+    outcomes = fuzz_decoders(options.frames) + explode()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"decoders: {dict(outcomes)}; memory grew by at most {grown:.0f} MB")
     faults = attack(options.socket_frames) if options.socket_frames else {}

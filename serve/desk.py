@@ -297,6 +297,7 @@ class Desk:
             interventions=changes,
             spatial=outcome.spatial,
             executed_steps=stamp.executed_steps,
+            executed_of=stamp.executed_of,
             recording=stamp.recording,
             is_passing=is_passing,
         )

@@ -50,7 +50,8 @@ class Served:
             the chunk concerned, where it is about some.
         spatial: what System 2 grounded, in pixels of the first camera's image; None if it says nothing.
         executed_steps: rows of the chunk before this one that the robot had executed when the frame was taken; None if
-            it did not say, which plain openpi and vla-eval clients do not.
+            it did not say, which plain openpi clients do not.
+        executed_of: number of the request whose chunk they are of, where that is an older one; None if it did not say.
         is_passing: whether the session has no name and lives for this request alone; it is told of by nothing else.
         recording: False if the robot asked not to be recorded, True if it asked for it, None if it said nothing.
         at: Unix time of the request's arrival, in seconds.
@@ -72,6 +73,7 @@ class Served:
     interventions: Sequence[Mapping[str, Any]] = ()
     spatial: Spatial | None = None
     executed_steps: int | None = None
+    executed_of: int | None = None
     recording: bool | None = None
     is_passing: bool = False
     at: float = field(default_factory=time.time)

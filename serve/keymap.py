@@ -5,7 +5,7 @@ are read alike. Images may be [H,W,3] or [3,H,W], whole numbers 0..255 or floats
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from st4vla.platform.contracts import Observation, PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.images import check_pixels
 from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
+from st4vla.platform.wire.stamps import RequestStamp
 
 GripperForm = Literal["as_is", "close_positive", "closed_one"]
 MAX_STATE = 512
@@ -64,6 +65,18 @@ class KeyMap:
                 f"{', '.join(self.images)}; set keymap.images.{missing[0]}=PATH."
             )
         return self
+
+
+def fitted(keys: KeyMap, spec: PolicySpec) -> KeyMap:
+    """Give a map that has all a policy needs, as a door must before it reads a message.
+
+    Raises:
+        WireError: "unavailable": whoever serves chose a map that does not fit, so no message can be read.
+    """
+    try:
+        return keys.fit(spec)
+    except ConfigError as error:
+        raise WireError("unavailable", "", str(error)) from error
 
 
 def read_observation(
@@ -187,6 +200,15 @@ def in_robots_terms(actions: np.ndarray, gripper: GripperForm) -> np.ndarray:
     turned = actions.copy()
     turned[:, -1] = 1 - actions[:, -1] if gripper == "closed_one" else 1 - 2 * actions[:, -1]
     return turned
+
+
+def in_policys_terms(stamp: RequestStamp, gripper: GripperForm) -> RequestStamp:
+    """Turn back the rows that a robot says are left of its chunk: they came to it through `in_robots_terms`."""
+    if stamp.remaining is None or not stamp.remaining.size or gripper == "as_is":
+        return stamp
+    turned = stamp.remaining.copy()
+    turned[:, -1] = 1 - turned[:, -1] if gripper == "closed_one" else (1 - turned[:, -1]) / 2
+    return replace(stamp, remaining=turned)
 
 
 def describe(value: Any) -> str:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from st4vla.platform.contracts import PolicySpec
-from st4vla.platform.errors import WireError
+from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
 from st4vla.serve.control import Control, State
@@ -50,6 +50,7 @@ class PostConfig:
     Attributes:
         keys, vla_eval_keys: where robots put what a policy needs, at either door.
         vla_eval: whether vla-eval has a port of its own, so that a policy which its map does not fit is not served.
+        vla_eval_rows: rows of a chunk that a vla-eval benchmark is given before the policy is asked anew; 0 for all.
         idle_s: a connection that sends nothing for so long is closed.
         leave_s: how long a process that is replaced keeps its robots while no new one can take them.
         watch: the recorder, metrics, audit log and the fleet's view.
@@ -67,6 +68,7 @@ class PostConfig:
     keys: KeyMap = KeyMap()
     vla_eval_keys: KeyMap = KeyMap()
     vla_eval: bool = False
+    vla_eval_rows: int = 0
     idle_s: float = 900.0
     leave_s: float = 25.0
     watch: WatchConfig = WatchConfig()
@@ -75,6 +77,10 @@ class PostConfig:
     safety: SafetyConfig = SafetyConfig()
     pages: tuple[str, ...] = ()
     tracking_uri: str = ""
+
+    def __post_init__(self) -> None:
+        if self.vla_eval_rows < 0:
+            raise ConfigError(f"vla_eval_rows is {self.vla_eval_rows}; expected 1 or more, or 0 for a whole chunk.")
 
     def check_fit(self, spec: PolicySpec) -> None:
         """Check that what robots send at each door that is in use shows a policy all that it needs.
@@ -139,7 +145,7 @@ class Post:
             self.desk,
             self.lines,
             OpenpiDoor(self.desk, config.keys),
-            VlaEvalDoor(self.desk, config.vla_eval_keys),
+            VlaEvalDoor(self.desk, config.vla_eval_keys, config.vla_eval_rows),
             AdminDoor(self.desk, self),
         )
         lay_fleet(self.doors.app, self.doors.entrance.admit_http, self._board)

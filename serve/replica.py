@@ -223,7 +223,7 @@ class Replica:
     def _check_steps(self, stamp: RequestStamp) -> None:
         length = self.spec.chunk_length
         executed = stamp.executed_steps or 0
-        if stamp.delay_steps + executed > length:
+        if stamp.delay_steps and stamp.delay_steps + executed > length:
             raise WireError(
                 "invalid",
                 "st4vla.delay_steps",
@@ -316,7 +316,9 @@ class Replica:
         """
         if not stamp.delay_steps:
             return None
-        remaining = stamp.remaining if stamp.remaining is not None else session.remaining(stamp.executed_steps or 0)
+        remaining = stamp.remaining
+        if remaining is None and stamp.executed_of in (None, session.sequence):
+            remaining = session.remaining(stamp.executed_steps or 0)
         if remaining is None or not len(remaining):
             return None
         continued = Continue(remaining, stamp.delay_steps)

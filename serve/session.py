@@ -45,6 +45,7 @@ class Session:
         sequence: number of the last request answered; -1 before the first.
         actions: float32 [T,A], the last chunk sent; None before the first.
         motions: the motion which that chunk began from, and the motion behind each of its rows; see `safety/guard.py`.
+        motions_of: number of the request whose chunk they are.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Session:
     sequence: int = -1
     actions: np.ndarray | None = None
     motions: Sequence[Any] = ()
+    motions_of: int = -1
     noise_seed: int = field(init=False)
 
     def __post_init__(self) -> None:

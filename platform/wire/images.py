@@ -11,11 +11,36 @@ from st4vla.platform.wire.limits import WireLimits
 FORMATS = ("png", "jpeg")
 
 
-def decode_image(data: Any, form: Any, path: str, limits: WireLimits) -> np.ndarray:
+class PixelBudget:
+    """What the compressed images of one message may come to, one image after another."""
+
+    def __init__(self, limits: WireLimits):
+        self._limits = limits
+        self._taken = 0
+
+    def take(self, height: int, width: int, path: str) -> None:
+        """Count an image that is about to be decoded.
+
+        Raises:
+            WireError: "too_large": it is by itself, or with those before it.
+        """
+        check_pixels(height, width, path, self._limits)
+        self._taken += height * width
+        if self._taken > self._limits.max_total_pixels:
+            most = self._limits.max_total_pixels
+            raise WireError(
+                "too_large", path, f"The message's images have {self._taken} pixels so far; at most {most}."
+            )
+
+
+def decode_image(data: Any, form: Any, path: str, limits: WireLimits, budget: PixelBudget) -> np.ndarray:
     """Decode a PNG or JPEG into uint8 RGB [H,W,3].
 
+    Args:
+        budget: the message's own.
+
     Raises:
-        WireError: it is of another form, has too many pixels, or is broken.
+        WireError: it is of another form, has too many pixels, alone or with the message's others, or is broken.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -26,7 +51,7 @@ def decode_image(data: Any, form: Any, path: str, limits: WireLimits) -> np.ndar
     try:
         # Opening reads the header alone, and no decoder but the announced one is tried.
         with Image.open(io.BytesIO(data), formats=[form.upper()]) as image:
-            check_pixels(image.height, image.width, path, limits)
+            budget.take(image.height, image.width, path)
             return np.asarray(image.convert("RGB"))
     except WireError:
         raise

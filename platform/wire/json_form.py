@@ -18,7 +18,7 @@ import numpy as np
 
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire.arrays import plain_numbers, read_array
-from st4vla.platform.wire.images import decode_image, encode_image
+from st4vla.platform.wire.images import PixelBudget, decode_image, encode_image
 from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 
@@ -54,7 +54,8 @@ def read_act(body: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ActForm:
     images = entries.get("images", {})
     if not isinstance(images, dict) or len(images) > limits.max_entries:
         raise WireError("invalid", "images", "Expected a map from camera to image.")
-    decoded = {name: read_image(image, f"images.{name[:64]}", limits) for name, image in images.items()}
+    budget = PixelBudget(limits)
+    decoded = {name: read_image(image, f"images.{name[:64]}", limits, budget) for name, image in images.items()}
     state = entries.get("state")
     state = None if state is None else plain_numbers(state, "state", 1)
     stamp = dict(entries.get(KEY) or {}) if isinstance(entries.get(KEY) or {}, dict) else entries[KEY]
@@ -75,7 +76,7 @@ def read_ground(body: bytes, limits: WireLimits = DEFAULT_LIMITS) -> GroundForm:
     for name in GROUND_FIELDS:
         if name not in entries:
             raise WireError("missing", name, f"The request lacks it; expected {' and '.join(GROUND_FIELDS)}.")
-    image = read_image(entries["image"], "image", limits)
+    image = read_image(entries["image"], "image", limits, PixelBudget(limits))
     return GroundForm(image, read_text(entries["question"], "question", limits))
 
 
@@ -112,7 +113,7 @@ def read_text(value: Any, path: str, limits: WireLimits) -> str:
     raise WireError("invalid", path, f"Expected a text of at most {limits.max_text} characters.")
 
 
-def read_image(value: Any, path: str, limits: WireLimits) -> np.ndarray:
+def read_image(value: Any, path: str, limits: WireLimits, budget: PixelBudget) -> np.ndarray:
     """Read one image object into uint8 RGB [H,W,3].
 
     Raises:
@@ -126,7 +127,7 @@ def read_image(value: Any, path: str, limits: WireLimits) -> np.ndarray:
         raise WireError("invalid", f"{path}.data", "The data is not base64.") from None
     if value.get("format") == "raw":
         return read_array(data, "|u1", value.get("shape"), path, limits)
-    return decode_image(data, value.get("format"), path, limits)
+    return decode_image(data, value.get("format"), path, limits, budget)
 
 
 def write_image(image: np.ndarray, form: str = "png") -> dict[str, Any]:

@@ -19,6 +19,8 @@ class WireLimits:
         max_text: bytes of one text.
         max_dims: of one array.
         max_pixels: height times width of one image, read from its header before it is decoded.
+        max_total_pixels: of all compressed images together, each counted before it is decoded: an empty picture of four
+            million pixels is 590 bytes of PNG and 12 MB of memory. Room for four cameras of 1920 x 1080.
     """
 
     max_bytes: int = 15 * MIB
@@ -28,6 +30,7 @@ class WireLimits:
     max_text: int = 8_192
     max_dims: int = 6
     max_pixels: int = 4_194_304
+    max_total_pixels: int = 8_388_608
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,7 +1,7 @@
 """What we add to an openpi message under the key "st4vla"; a message without it is plain openpi.
 
     request   robot, session, sequence, deadline_ms, delay_steps, executed_steps, spatial, recording, remaining,
-              end, success
+              end, success, executed_of, at_rest
     reply     session, sequence, plan_age_ms, model_version, timing_ms, interventions [, spatial]
     metadata  protocol, model_version, actions, cameras, image_size, state_dim, ...  (sent once, by the server, first)
     refusal   {"error": {"kind", "field", "message"}} in the place of a reply
@@ -37,8 +37,8 @@ class RequestStamp:
             keeps its number, and its noise. Noise is drawn from session and sequence alone.
         deadline_ms: milliseconds after the server received the frame until which an answer is of use; 0 for none.
         delay_steps: control steps the robot expects to execute before the answer arrives: they are frozen.
-        executed_steps: actions of the last chunk of this session that were executed when this frame was taken; None
-            from a client that does not count them.
+        executed_steps: actions of a chunk of this session that were executed when this frame was taken; None from a
+            client that does not count them.
         spatial: whether the reply shall say what System 2 grounded.
         recording: whether the session may be recorded; None says nothing, and the server's own setting holds.
         remaining: float32 [K,A], the rows of the chunk being executed from this frame's on, in physical units; None
@@ -46,6 +46,10 @@ class RequestStamp:
         end: "episode" or "session" says that it is over; such a message needs no observation and is answered without
             actions.
         success: what the robot says of the episode that ended; None if nothing.
+        executed_of: number of the request whose chunk `executed_steps` counts; None for the last that was answered. It
+            is an older one where an answer was lost, came too late or could not be used.
+        at_rest: whether the robot stood still when this frame was taken, whatever it had been sent: it was stopped, or
+            had nothing left to execute.
     """
 
     robot: str = ""
@@ -59,6 +63,8 @@ class RequestStamp:
     remaining: np.ndarray | None = None
     end: str = ""
     success: bool | None = None
+    executed_of: int | None = None
+    at_rest: bool = False
 
     def as_plain(self) -> dict[str, Any]:
         """Give the form that goes under the key "st4vla"; what is None is left out."""
@@ -256,6 +262,8 @@ READERS = {
     "deadline_ms": _milliseconds,
     "delay_steps": _count,
     "executed_steps": _count,
+    "executed_of": _count,
+    "at_rest": _truth,
     "spatial": _truth,
     "recording": _truth,
     "remaining": _rows,

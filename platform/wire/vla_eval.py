@@ -9,7 +9,7 @@ import numpy as np
 
 from st4vla.platform.errors import WireError
 from st4vla.platform.wire.arrays import pick, read_array
-from st4vla.platform.wire.images import decode_image, encode_image
+from st4vla.platform.wire.images import PixelBudget, decode_image, encode_image
 from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
 from st4vla.platform.wire.reader import Key, read_frame
 
@@ -37,12 +37,13 @@ def unpack(frame: bytes, limits: WireLimits = DEFAULT_LIMITS) -> Message:
     Raises:
         WireError: naming the field that cannot be read.
     """
+    budget = PixelBudget(limits)
 
     def fold(entries: dict[Key, Any], path: str) -> Any:
         if any(isinstance(key, bytes) for key in entries):
             raise WireError("malformed", path, "A map has keys that are bytes; expected text.")
         if IMAGE in entries:
-            return read_image(entries, path, limits)
+            return read_image(entries, path, limits, budget)
         if ARRAY in entries:
             data, dtype, shape = pick(entries, ("data", "dtype", "shape"), path)
             return read_array(data, dtype, shape, path, limits)
@@ -66,13 +67,13 @@ def read_envelope(entries: Any) -> Message:
     return Message(*(entries[name] for name in ENVELOPE))
 
 
-def read_image(entries: dict[Any, Any], path: str, limits: WireLimits) -> np.ndarray:
+def read_image(entries: dict[Any, Any], path: str, limits: WireLimits, budget: PixelBudget) -> np.ndarray:
     """Read an image map: {"__image__", "format", "data", "shape"}, with "dtype" where it is raw."""
     if entries.get("format") == "raw":
         data, dtype, shape, _ = pick(entries, ("data", "dtype", "shape", "format"), path)
         return read_array(data, dtype, shape, path, limits)
     data, form, _ = pick(entries, ("data", "format", "shape"), path)
-    return decode_image(data, form, path, limits)
+    return decode_image(data, form, path, limits, budget)
 
 
 def pack(message: Message, image_format: ImageFormat = "raw") -> bytes:

@@ -53,9 +53,15 @@ class ChunkQueue:
         self.executed += 1
         return row
 
-    def clear(self) -> None:
-        """Drop what is left."""
-        self._rows, self._cursor = self._rows[:0], 0
+    def clear(self, unused: int = 0) -> None:
+        """Drop what is left; what was passed of the chunk still counts.
+
+        Args:
+            unused: actions given last that were not executed after all.
+        """
+        self._cursor -= unused
+        self.executed -= unused
+        self._rows = self._rows[: self._cursor]
 
 
 class DelayEstimate:

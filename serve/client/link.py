@@ -16,6 +16,9 @@ from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import read_refusal
 
+# What packing raises of a picture that is no array, a number beyond 64 bits, or a text that is no Unicode.
+UNSENDABLE = (TypeError, ValueError, OverflowError)
+
 
 @dataclass(frozen=True)
 class LinkConfig:
@@ -189,7 +192,12 @@ class Link:
         """Answer requests one after another; ends when the link is closed."""
         while (request := self._next_request(socket)) is not None:
             ticket, message = request
-            socket.send(openpi.pack(message))
+            try:
+                frame = openpi.pack(message)
+            except UNSENDABLE as error:
+                self._events.put(Refused(ticket, unsendable(message, error)))
+                continue
+            socket.send(frame)
             answer = socket.recv(timeout=self.config.timeout_s)
             if isinstance(answer, str):
                 self._events.put(Refused(ticket, WireError("internal", "", answer[:200])))
@@ -217,3 +225,13 @@ class Link:
                 self._requests.get_nowait()
             except queue.Empty:
                 return
+
+
+def unsendable(message: Mapping[str, Any], error: Exception) -> WireError:
+    """Say which entry of a message cannot be packed, as the refusal that the server has no chance to send."""
+    for name, value in message.items():
+        try:
+            openpi.pack({name: value})
+        except UNSENDABLE:
+            return WireError("invalid", name, f"It cannot be sent: {error}. Give texts, numbers and numpy arrays.")
+    return WireError("invalid", "", f"The message cannot be sent: {error}.")

@@ -32,7 +32,7 @@ from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.client.chunks import ChunkQueue, DelayEstimate, look_at
 from st4vla.serve.client.link import Connected, Event, Link, Lost, Refused, Reply
-from st4vla.serve.client.settings import ClientConfig, ClientStats, Command, Pace, Robot, check_fit
+from st4vla.serve.client.settings import ClientConfig, ClientStats, Command, Pace, Robot, check_fit, too_old
 from st4vla.serve.safety.embodiment import Embodiment
 from st4vla.serve.safety.interventions import Intervention, InterventionLog
 from st4vla.serve.safety.motion import Motion, MotionLimits
@@ -89,7 +89,7 @@ class RobotClient:
         self._motion: Motion | None = None
         self._last_action: np.ndarray | None = None
         self._asked: _Asked | None = None
-        self._sequence = 0
+        self._sequence, self._chunk_of = 0, None
         self._ask_from_s = 0.0
         self._is_late = False
         self._stopped = self._trouble = ""
@@ -155,13 +155,14 @@ class RobotClient:
 
     def look(self, observation: Observation) -> None:
         """Ask for the next chunk, with what is seen now."""
+        rests = self._at_rest and not len(self._queue)
         if self._motion is None:
             self._motion = self._limits.standing(observation.state)
         else:
             self._motion = self._limits.anchored(self._motion, observation.state)
         self._sequence += 1
         self._asked = _Asked(self._sequence, self.stats.steps, self._queue.executed, self._clock())
-        self._link.send(self._sequence, self._message(observation))
+        self._link.send(self._sequence, self._message(observation, rests))
         if self.config.chunking == "wait":
             self._queue.clear()
 
@@ -206,6 +207,7 @@ class RobotClient:
     def end_episode(self, success: bool | None = None) -> None:
         """Say that an episode is over; the next look begins another from a standstill."""
         self._forget_motion()
+        self._queue, self._chunk_of = ChunkQueue(), None
         if self._link.is_up:
             stamp = RequestStamp(self.config.robot, self.session, self._sequence, end="episode", success=success)
             self._tell(stamp)
@@ -258,7 +260,7 @@ class RobotClient:
         try:
             limited = self._limits.limit(self._motion, action[None])
         except WireError as error:
-            self._queue.clear()
+            self._queue.clear(unused=1)
             return self._drop(str(error))
         self._motion, self._last_action = limited.motions[-1], limited.actions[0]
         for clamp in limited.clamps:
@@ -269,7 +271,7 @@ class RobotClient:
             )
         return limited.actions[0].astype(np.float32)
 
-    def _message(self, observation: Observation) -> dict[str, Any]:
+    def _message(self, observation: Observation, rests: bool) -> dict[str, Any]:
         keys = self.config.keys
         message: dict[str, Any] = {keys.images.get(c, f"images/{c}"): image for c, image in observation.images.items()}
         if observation.state is not None and keys.state:
@@ -284,6 +286,8 @@ class RobotClient:
             deadline_ms=self.config.deadline_ms,
             delay_steps=delay,
             executed_steps=self._queue.cursor,
+            executed_of=self._chunk_of,
+            at_rest=rests,
             spatial=self.config.spatial,
             recording=self.config.recording,
             remaining=remaining if delay else None,
@@ -327,6 +331,8 @@ class RobotClient:
         self.delay.add(self.stats.steps - asked.step)
         if self.config.deadline_ms and 1000 * took_s > self.config.deadline_ms:
             return self._drop(f"the answer took {1000 * took_s:.0f} ms")
+        if reason := too_old(message, self.embodiment.max_plan_age_ms):
+            return self._drop(reason)
         assert self._motion is not None
         try:
             rows = self._limits.usable(self._motion, np.asarray(message.get("actions")))
@@ -335,6 +341,7 @@ class RobotClient:
         self.last_reply = message
         self.stats.replies += 1
         self._queue.replace(rows, asked.executed)
+        self._chunk_of = asked.sequence
 
     def _drop(self, reason: str) -> None:
         self.stats.dropped_replies += 1

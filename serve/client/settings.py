@@ -136,3 +136,18 @@ def check_fit(metadata: Mapping[str, Any], embodiment: Embodiment) -> None:
             f"the server's policy gives {width} numbers at {hz} Hz, and {embodiment.name} takes "
             f"{embodiment.action_dim} at {embodiment.control_hz} Hz; serve its own policy or name its embodiment."
         )
+
+
+def too_old(message: Mapping[str, Any], oldest_ms: float) -> str:
+    """Say that the plan of an answer is older than allowed; "" where it is not, or nobody says how old it is.
+
+    Args:
+        oldest_ms: 0 allows any age.
+    """
+    stamp = message.get(KEY)
+    if not oldest_ms or not isinstance(stamp, Mapping) or "plan_age_ms" not in stamp:
+        return ""
+    age_ms = stamp["plan_age_ms"]
+    if isinstance(age_ms, int | float | np.number) and age_ms <= oldest_ms:
+        return ""
+    return f"its plan is {str(age_ms)[:20]} ms old; {oldest_ms:g} ms are allowed"

@@ -25,7 +25,7 @@ from st4vla.platform.wire.groot import Modality
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.access import Caller
 from st4vla.serve.desk import Desk, Visit
-from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
+from st4vla.serve.keymap import KeyMap, in_policys_terms, in_robots_terms, read_observation
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -207,7 +207,7 @@ class GrootDoor:
         """Read our stamp from the options, where GR00T leaves room; number the requests that bring none."""
         options = data.get("options")
         if isinstance(options, dict) and KEY in options:
-            return RequestStamp.read(options[KEY])
+            return in_policys_terms(RequestStamp.read(options[KEY]), self._config.keys.gripper)
         client.sequence += 1
         return RequestStamp(sequence=client.sequence)
 

@@ -11,7 +11,7 @@ from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.desk import Desk, Reply, Visit
 from st4vla.serve.doors.line import Line
-from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
+from st4vla.serve.keymap import KeyMap, fitted, in_policys_terms, in_robots_terms, read_observation
 
 
 class OpenpiDoor:
@@ -70,12 +70,12 @@ class Conversation:
         if KEY not in message:
             return RequestStamp(sequence=self._sequence)
         self._is_ours = True
-        stamp = RequestStamp.read(message[KEY])
+        stamp = in_policys_terms(RequestStamp.read(message[KEY]), self._keys.gripper)
         return stamp if "sequence" in message[KEY] else replace(stamp, sequence=self._sequence)
 
     def _reader(self, message: dict[str, Any]) -> Any:
         def read(spec: PolicySpec) -> Observation:
-            return read_observation(message, self._keys.fit(spec), spec, self._desk.limits)
+            return read_observation(message, fitted(self._keys, spec), spec, self._desk.limits)
 
         return read
 

@@ -37,6 +37,8 @@ STAMP_SCHEMA = {
         "deadline_ms": {"type": "number", "minimum": 0},
         "delay_steps": {"type": "integer", "minimum": 0},
         "executed_steps": {"type": "integer", "minimum": 0},
+        "executed_of": {"type": "integer", "minimum": 0},
+        "at_rest": {"type": "boolean"},
         "spatial": {"type": "boolean"},
         "recording": {"type": "boolean"},
         "remaining": {

@@ -9,9 +9,10 @@ executed step: the action that was sent, the frame and state of the request it a
     interventions  how many limits changed this row before it was sent
     plan_age_ms    how old the plan was
 
-How many rows of a chunk were executed is what the robot says with its next request. Where it says nothing, the time
-between the two requests and the control rate stand in for it, and the fact "steps" is "clock" rather than "stated". Of
-the last chunk only its first row counts, unless the recording goes on in a next part: nobody knows of more.
+How many rows of a chunk were executed is what the robot says with its next request, and of which chunk, where an answer
+never reached it. Where it says nothing, the time between the two requests and the control rate stand in for it, and the
+fact "steps" is "clock" rather than "stated". Of the last chunk only its first row counts, unless the recording goes on
+in a next part: nobody knows of more.
 """
 
 import hashlib
@@ -93,15 +94,30 @@ def to_episode(tape: Tape, spec_id: str) -> Episode:
 
 
 def executed_steps(tape: Tape) -> list[int]:
-    """Give how many rows of each look's chunk the robot executed; 0 where it asked anew before the first."""
-    steps = []
-    for look, after in zip(tape.looks, tape.looks[1:], strict=False):
-        said = after.facts["executed"]
+    """Give how many rows of each look's chunk the robot executed; 0 where it asked anew before the first.
+
+    A robot whose answer was lost, late or of no use goes on with an older chunk, and counts its rows: they are that
+    chunk's, and the looks in between, whose chunks were never begun, have none.
+    """
+    steps = [0] * len(tape.looks)
+    numbers = [look.facts["sequence"] for look in tape.looks]
+    for at, fact in enumerate([look.facts for look in tape.looks[1:]]):
+        said, of = fact["executed"], fact.get("executed_of")
         if said is None:
-            said = max(1, round((after.facts["at"] - look.facts["at"]) * tape.head["fps"]))
-        steps.append(min(max(int(said), 0), len(look.arrays[ACTIONS])))
-    last = (tape.end or {}).get("executed")
-    return [*steps, 1 if last is None else min(max(last, 0), len(tape.looks[-1].arrays[ACTIONS]))]
+            said, of = max(1, round((fact["at"] - tape.looks[at].facts["at"]) * tape.head["fps"])), None
+        _count(steps, numbers[: at + 1], said, of)
+    said = (tape.end or {}).get("executed")
+    _count(steps, numbers, 1 if said is None else said, (tape.end or {}).get("executed_of"))
+    return [min(count, len(look.arrays[ACTIONS])) for count, look in zip(steps, tape.looks, strict=True)]
+
+
+def _count(steps: list[int], numbers: Sequence[int], said: int, of: int | None) -> None:
+    """Note that so many rows were executed of the chunk with number `of`, None for the last of `numbers`."""
+    if of is None or of == numbers[-1]:
+        steps[len(numbers) - 1] = max(int(said), 0)
+    elif of in numbers:
+        at = len(numbers) - 1 - numbers[::-1].index(of)
+        steps[at] = max(steps[at], int(said))
 
 
 def dataset_name(episode: Episode, embodiment: str) -> str:

@@ -160,7 +160,7 @@ class Tapes:
         part = 0
         if tape and (tape.form != form or tape.size_mb > self.config.max_episode_mb):
             # What was executed since still belongs to the last chunk of the part that ends here.
-            self._end(key, "continued", executed=event.executed_steps)
+            self._end(key, "continued", by=event)
             tape, part = None, tape.part + 1
         if not tape and (full := self._overfull()):
             self.counts.left_out[full[0]] += 1
@@ -183,11 +183,13 @@ class Tapes:
         tape.file.append(Record(_head(event, part), {}))
         return tape
 
-    def _end(self, key: Key, how: str, success: bool | None = None, executed: int | None = None) -> None:
+    def _end(self, key: Key, how: str, success: bool | None = None, by: Served | None = None) -> None:
+        """End a recording; `by` is the request that its next part begins with, which says what was executed."""
         tape = self._tapes.pop(key, None)
         if tape is None:
             return
-        end = {"kind": "end", "how": how, "success": success, "executed": executed}
+        counted = _counted(by) if by else {"executed": None, "executed_of": None}
+        end = {"kind": "end", "how": how, "success": success, **counted}
         try:
             tape.file.append(Record(end, {}))
         except DataError as error:
@@ -231,13 +233,17 @@ def _look(event: Served) -> Record:
         "version": event.model_version,
         "plan_age_ms": event.plan_age_ms,
         "interventions": [dict(change) for change in event.interventions],
-        "executed": event.executed_steps,
+        **_counted(event),
         "at": event.at,
     }
     arrays = {IMAGE + name: image for name, image in event.observation.images.items()}
     if event.observation.state is not None:
         arrays[STATE] = event.observation.state.astype(np.float32)
     return Record(facts, {**arrays, ACTIONS: event.actions.astype(np.float32)})
+
+
+def _counted(event: Served) -> dict[str, Any]:
+    return {"executed": event.executed_steps, "executed_of": event.executed_of}
 
 
 def _free_mb(folder: Path) -> float:

@@ -27,9 +27,10 @@ EVERYBODY = "*"
 
 
 class HasMotions(Protocol):
-    """A session: it remembers the motion its last chunk began from, and the motion behind each of its rows."""
+    """A session: it remembers whose chunk it sent last, the motion which that began from, and that behind each row."""
 
     motions: Sequence[Motion]
+    motions_of: int
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class SafetyFilter:
             session.motions = ()
             self._write(refusal_of(stamp, error))
             raise
-        session.motions = limited.motions.behind(motion)
+        session.motions, session.motions_of = limited.motions.behind(motion), stamp.sequence
         interventions = tuple(clamping_of(stamp, clamp) for clamp in limited.clamps)
         self._write(*interventions)
         return replace(chunk, actions=limited.actions.astype(np.float32)), interventions
@@ -187,9 +188,12 @@ class SafetyFilter:
             raise WireError("deadline", "st4vla.deadline_ms", f"The chunk is {1000 * late_s:.0f} ms late.")
 
     def _continued(self, session: HasMotions, stamp: RequestStamp, state: np.ndarray | None) -> Motion:
-        """Say how the robot moves where the chunk begins; behind a whole chunk it brakes by itself, and stands."""
-        executed = stamp.executed_steps
-        if executed is not None and executed < len(session.motions) - 1:
+        """Say how the robot moves where the chunk begins; behind a whole chunk it brakes by itself, and stands.
+
+        So it is taken to where it executes an older chunk than the session's last: that one's motions are forgotten.
+        """
+        executed, is_last = stamp.executed_steps, stamp.executed_of in (None, session.motions_of)
+        if is_last and not stamp.at_rest and executed is not None and executed < len(session.motions) - 1:
             return self._limits.anchored(session.motions[executed], state)
         return self._limits.standing(state) if state is not None or self._require_state else self._limits.somewhere()
 

@@ -8,8 +8,9 @@ import yaml
 
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import ConfigError, WireError
+from st4vla.platform.wire.stamps import RequestStamp
 from st4vla.serve.command import key_map
-from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
+from st4vla.serve.keymap import GripperForm, KeyMap, in_policys_terms, in_robots_terms, read_observation
 
 SPEC = PolicySpec(("third_person", "wrist"), 224, 8, 7, 8, 5.0, "arm")
 IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
@@ -141,6 +142,11 @@ FAMILIES: dict[str, tuple[tuple[str, ...], int, dict[str, object]]] = {
             "prompt": "lift",
         },
     ),
+    "vla_eval_simpler": (
+        ("third_person",),
+        0,
+        {"images": {"primary": shade(1)}, "task_description": "lift", "task_name": "widowx_put_eggplant_in_basket"},
+    ),
     "vla_eval": (
         ("third_person", "wrist"),
         8,
@@ -162,7 +168,7 @@ def test_a_packaged_map_reads_what_its_robots_send(checkout: Path, family: str) 
     seen = read_observation(message, keys.fit(spec), spec)
     assert [int(seen.images[camera].mean()) for camera in cameras] == list(range(1, len(cameras) + 1))
     assert all(image.shape == (4, 5, 3) for image in seen.images.values())
-    assert seen.state is not None and seen.state.tolist() == list(range(state_dim))
+    assert ([] if seen.state is None else seen.state.tolist()) == list(range(state_dim))
     assert seen.instruction == "lift" and keys.name == family
 
 
@@ -173,6 +179,35 @@ def test_no_packaged_map_is_left_untried(checkout: Path) -> None:
 def test_a_map_without_a_camera_of_the_policy_is_refused_when_it_is_set_up() -> None:
     with pytest.raises(ConfigError, match="'wrist'"):
         KeyMap("mine", {"third_person": "observation/image"}).fit(SPEC)
+
+
+# What each family's own client takes for a closed and for an open gripper, where the policy gives 0 and 1.
+GRIPPERS = {
+    "libero": (1, -1),
+    "vla_eval": (1, -1),
+    "droid": (1, 0),
+    "aloha": (0, 1),
+    "bridge": (0, 1),
+    "google": (0, 1),
+    "vla_eval_simpler": (0, 1),
+    "native": (0, 1),
+}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_packaged_map_gives_the_gripper_that_its_robots_take(checkout: Path, family: str) -> None:
+    chunk = np.array([[0.25] * 6 + [0.0], [0.25] * 6 + [1.0]], np.float32)
+    given = in_robots_terms(chunk, packaged(checkout)[family].gripper)
+    assert tuple(given[:, -1]) == GRIPPERS[family] and (given[:, :-1] == 0.25).all()
+
+
+@pytest.mark.parametrize("gripper", ["as_is", "close_positive", "closed_one"])
+def test_what_a_robot_says_is_left_of_its_chunk_turns_back_into_the_policys_terms(gripper: GripperForm) -> None:
+    rows = np.array([[0.5, 0.0], [0.5, 0.25], [0.5, 1.0]], np.float32)
+    stamp = RequestStamp(remaining=in_robots_terms(rows, gripper))
+    back = in_policys_terms(stamp, gripper).remaining
+    assert back is not None and np.array_equal(back, rows)
+    assert in_policys_terms(RequestStamp(), gripper).remaining is None
 
 
 def test_grippers_turn_into_the_robots_terms() -> None:

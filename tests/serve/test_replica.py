@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,22 @@ def test_steps_that_pass_the_chunk_are_refused_by_name() -> None:
         with pytest.raises(WireError) as caught:
             await replica.act(seen(1), session, RequestStamp(delay_steps=6, executed_steps=5))
         assert caught.value.field == "st4vla.delay_steps"
+
+    a_story(ReplicaConfig(), tell)
+
+
+def test_an_older_chunk_is_gone_on_with_only_where_the_robot_brings_what_remains_of_it() -> None:
+    async def tell(replica: Replica, policy: FixedLatencyPolicy, clock: Clock) -> None:
+        session, _ = replica.sessions.open("one", "robot", "")
+        await replica.act(seen(1), session, RequestStamp(sequence=3))
+        counted = RequestStamp(sequence=4, delay_steps=2, executed_steps=4)
+        for known in (counted, replace(counted, executed_of=3)):
+            continued = replica._continued(session, known)
+            assert continued is not None and len(continued.remaining) == 6
+        assert replica._continued(session, replace(counted, executed_of=2)) is None
+        brought = replace(counted, executed_of=2, remaining=np.zeros((5, 7), np.float32))
+        continued = replica._continued(session, brought)
+        assert continued is not None and len(continued.remaining) == 5
 
     a_story(ReplicaConfig(), tell)
 

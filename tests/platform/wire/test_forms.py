@@ -1,12 +1,15 @@
 """vla-eval frames, JSON bodies and our stamps are read whole or refused by name."""
 
 import base64
+import io
 import json
 import zlib
+from collections.abc import Callable
 
 import msgpack
 import numpy as np
 import pytest
+from PIL import Image
 
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import WireError
@@ -56,6 +59,46 @@ def test_an_image_that_claims_to_be_huge_is_refused_by_its_header(edge: int) -> 
     with pytest.raises(WireError) as caught:
         vla_eval.unpack(frame)
     assert (caught.value.kind, caught.value.field) == ("too_large", "payload.cam")
+
+
+def blank(edge: int) -> bytes:
+    """An empty picture of one bit a pixel."""
+    buffer = io.BytesIO()
+    Image.new("1", (edge, edge)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def of_vla_eval(images: int, limits: WireLimits) -> object:
+    entries = {"__image__": True, "format": "png", "data": blank(64), "shape": [64, 64, 3]}
+    payload = {f"cam_{number}": entries for number in range(images)}
+    return vla_eval.unpack(packed({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0}), limits)
+
+
+def of_json(images: int, limits: WireLimits) -> object:
+    entries = {"format": "png", "data": base64.b64encode(blank(64)).decode()}
+    body = {"images": {f"cam_{number}": entries for number in range(images)}}
+    return json_form.read_act(json.dumps(body).encode(), limits)
+
+
+@pytest.mark.parametrize(("read", "field"), [(of_vla_eval, "payload.cam_2"), (of_json, "images.cam_2")])
+def test_images_that_are_too_large_together_are_refused_at_the_first_that_is_too_much(
+    read: Callable[[int, WireLimits], object], field: str
+) -> None:
+    limits = WireLimits(max_total_pixels=2 * 64 * 64)
+    read(2, limits)
+    with pytest.raises(WireError, match="12288 pixels so far; at most 8192") as caught:
+        read(3, limits)
+    assert (caught.value.kind, caught.value.field) == ("too_large", field)
+
+
+def test_a_megabyte_of_empty_pictures_is_refused_by_the_standing_limits() -> None:
+    entries = {"__image__": True, "format": "png", "data": blank(2048), "shape": [2048, 2048, 3]}
+    payload = {"images": {f"cam_{number}": entries for number in range(1500)}}
+    frame = packed({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0})
+    assert len(frame) < 2**20
+    with pytest.raises(WireError) as caught:
+        vla_eval.unpack(frame)
+    assert (caught.value.kind, caught.value.field) == ("too_large", "payload.images.cam_2")
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", encode_image(IMAGE)[:40], encode_image(IMAGE, "jpeg")])

@@ -48,6 +48,15 @@ def test_a_chunk_shorter_than_the_delay_leaves_nothing():
     assert chunks.replace(rows(100, 3), 0) == 3 and len(chunks) == 0
 
 
+def test_what_was_executed_of_a_chunk_that_is_dropped_still_counts():
+    chunks = ChunkQueue()
+    chunks.replace(rows(0), 0)
+    for _ in range(5):
+        chunks.pop()
+    chunks.clear(unused=1)
+    assert (len(chunks), chunks.cursor, chunks.executed) == (0, 4, 4) and not len(chunks.remaining())
+
+
 def test_the_estimate_is_the_longest_of_the_last_few():
     delay = DelayEstimate(window=3, warmup=0)
     for steps in (5, 2, 3, 1):

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from websockets.sync.server import serve
 
 from st4vla.platform.contracts import Observation
@@ -25,63 +26,7 @@ from st4vla.serve.client.link import Connected, Lost, Refused, Reply
 from st4vla.serve.client.point_robot import PointRobot
 from st4vla.serve.client.point_server import GOAL, SPEC, answer, serve_connection
 from st4vla.serve.safety.embodiment import Embodiment, Part
-from st4vla.serve.safety.interventions import InterventionLog, read_log
-
-POINT = Embodiment.load("point")
-
-
-class ScriptedLink:
-    """A link whose answers come after so many control steps, or when told."""
-
-    def __init__(self, delays=(), told=None):
-        self.is_up, self.sent, self.step = True, [], 0
-        self._events = deque([(0, Connected(told if told is not None else metadata(SPEC, "point")))])
-        self._delays = deque(delays)
-
-    def start(self):
-        pass
-
-    def close(self):
-        pass
-
-    def send(self, ticket, message):
-        self.sent.append(message)
-        if self._delays and ticket > 0:
-            self.tell(Reply(ticket, answer(message)), self._delays.popleft())
-
-    def tell(self, event, delay=0):
-        self._events.append((self.step + delay, event))
-
-    def poll(self):
-        due = next((entry for entry in self._events if entry[0] <= self.step), None)
-        if due is None:
-            return None
-        self._events.remove(due)
-        return due[1]
-
-
-def client_of(link, tmp_path=None, clock=lambda: 0.0, **config):
-    log = InterventionLog(tmp_path / "log.jsonl") if tmp_path is not None else None
-    return RobotClient(ClientConfig(**{"robot": "arm", "execute_steps": 4, **config}), POINT, link, log, clock)
-
-
-def logged(client):
-    client._interventions.flush()
-    return list(read_log(client._interventions.path))
-
-
-def run(client, link, robot, steps):
-    whys = []
-    for _ in range(steps):
-        command = client.tick(robot.observe)
-        robot.hold() if command.action is None else robot.apply(command.action)
-        link.step += 1
-        whys.append(command.why)
-    return whys
-
-
-def stamps(link):
-    return [message[KEY] for message in link.sent]
+from tests.serve.client.scripted import POINT, ScriptedLink, client_of, logged, run, stamps
 
 
 def test_the_robot_holds_until_the_first_chunk_and_skips_none_of_its_actions():
@@ -298,6 +243,21 @@ def test_a_robot_reaches_its_goal_over_a_real_socket():
             client.run(robot, steps=20)
     assert robot.distance <= 0.01
     assert client.stats.replies > 5 and client.metadata[KEY]["model_version"] == "point"
+
+
+def test_a_picture_that_cannot_be_sent_is_said_so_and_leaves_the_link_alive():
+    class Camera(PointRobot):
+        def observe(self):
+            seen = super().observe()
+            return replace(seen, images={"camera": Image.fromarray(seen.images["camera"])})
+
+    with point_server() as url, RobotClient(ClientConfig(url=url, timeout_s=20.0), POINT) as client:
+        client.wait_until_connected(20)
+        with pytest.raises(WireError, match="images/camera: It cannot be sent: Image cannot be sent") as caught:
+            until(client, Camera(), lambda: False)
+        assert caught.value.kind == "invalid" and client._link.is_up
+        client._fatal = None
+        until(client, PointRobot(), lambda: client.stats.replies)
 
 
 def test_a_server_that_is_not_there_is_said_so():

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from st4vla.platform.wire import openpi, vla_eval
+from st4vla.platform.wire import openpi
 from st4vla.platform.wire.json_form import write_image
 from st4vla.platform.wire.stamps import KEY
 from st4vla.serve.access import KeyFile, RateConfig
@@ -140,23 +140,6 @@ def test_connections_that_are_closed_wait_for_none_of_each_other(way: str) -> No
 
     both = asyncio.Barrier(2)
     asyncio.run(story())
-
-
-def test_vla_eval_is_answered_with_the_same_number(shared: Running) -> None:
-    frame = np.full((32, 32, 3), 9, np.uint8)
-    seen = {"images": {"agentview": frame, "wrist": frame}, "task_description": "do", "states": np.zeros(8)}
-    with shared.ws("/vla-eval") as line:
-        line.send(vla_eval.pack(vla_eval.Message("hello", {"harness_version": "x", "protocol_version": 1}, 1)))
-        hello = vla_eval.unpack(line.recv())
-        assert (hello.type, hello.seq, hello.payload["protocol_version"]) == ("hello", 1, 1)
-        assert hello.payload["action_spec"]["gripper"]["format"] == "binary_close_positive"
-        line.send(vla_eval.pack(vla_eval.Message("episode_start", {"task": {}, "mode": "sync"}, 2)))
-        line.send(vla_eval.pack(vla_eval.Message("observation", seen, 3), "png"))
-        action = vla_eval.unpack(line.recv())
-        assert (action.type, action.seq) == ("action", 3) and action.payload["actions"][0, [0, 6]].tolist() == [9, 1]
-        line.send(vla_eval.pack(vla_eval.Message("observation", {**seen, "states": np.zeros(3)}, 4)))
-        error = vla_eval.unpack(line.recv())
-        assert (error.type, error.seq, error.payload["field"]) == ("error", 4, "states")
 
 
 def test_http_acts_and_refuses_by_status(shared: Running) -> None:

@@ -60,6 +60,30 @@ def test_each_look_has_a_row_for_every_executed_step(tapes: Tapes, make_served: 
     assert (made.facts["ended"], made.facts["success"], made.facts["steps"]) == ("episode", True, "stated")
 
 
+def test_a_chunk_that_never_reached_the_robot_has_no_row_and_the_one_before_it_has_them_all(
+    tapes: Tapes, make_served: MakeServed
+) -> None:
+    tapes.take(make_served(0))
+    tapes.take(make_served(1, executed_steps=2, executed_of=0))
+    tapes.take(make_served(2, executed_steps=3, executed_of=0))
+    tapes.take(make_served(3, executed_steps=4, executed_of=0))
+    tapes.take(make_served(4, executed_steps=2, executed_of=3))
+    tapes.end_all("closed")
+    made = episode(tapes)
+    assert made.columns["sequence"].tolist() == [0, 0, 0, 0, 3, 3, 4]
+    assert made.actions[:, 0].tolist() == [0, 0, 0, 0, 3, 3, 4]
+    assert made.columns["fresh"].tolist() == [1, 0, 0, 0, 1, 0, 1]
+
+
+def test_the_next_part_says_what_the_chunk_before_a_lost_one_had(tapes: Tapes, make_served: MakeServed) -> None:
+    tapes.take(make_served(0))
+    tapes.take(make_served(1, executed_of=0))
+    tapes.take(make_served(2, say="push", executed_steps=4, executed_of=0))
+    tapes.end_all("closed")
+    first, second = (to_episode(tape, "0" * 16) for tape in recordings(tapes.folder))
+    assert first.columns["sequence"].tolist() == [0, 0, 0, 0] and second.columns["sequence"].tolist() == [2]
+
+
 def test_without_a_word_from_the_robot_the_clock_says_how_many_steps(tapes: Tapes, make_served: MakeServed) -> None:
     for number, at in enumerate((10.0, 10.6, 60.0)):
         tapes.take(make_served(number, executed_steps=None, at=at, control_hz=5.0))

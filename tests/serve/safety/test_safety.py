@@ -116,6 +116,18 @@ def test_a_robot_that_executed_the_whole_chunk_stands_again():
     assert given.actions[0, 0] == pytest.approx(-0.04) and interventions == ()
 
 
+@pytest.mark.parametrize("said", [{"executed_of": 3}, {"executed_of": 4, "at_rest": True}])
+def test_a_robot_that_is_not_in_the_last_chunk_is_limited_from_a_standstill(said):
+    safety, held = SafetyFilter(GENTLE), session()
+    safety.check(held, stamp(sequence=4), chunk((0.02, 0, 0, 1), (0.04, 0, 0, 1), (0.02, 0, 0, 1), (0, 0, 0, 1)), STATE)
+    back = chunk((-0.04, 0, 0, 1))
+    begun, _ = SafetyFilter(GENTLE).check(session(), stamp(), back, STATE)
+    given, _ = safety.check(held, stamp(sequence=5, executed_steps=2, **said), back, STATE)
+    assert given.actions[0, 0] == begun.actions[0, 0] < -0.02
+    again, _ = safety.check(held, stamp(sequence=6, executed_steps=0, executed_of=5), back, STATE)
+    assert again.actions[0, 0] == begun.actions[0, 0]
+
+
 def test_the_workspace_counts_from_where_the_robot_is_and_not_from_where_it_was_told_to_be():
     at_the_edge = STATE + np.array([0.29, 0, 0, 0, 0, 0, 0], np.float32)
     given, interventions = SafetyFilter(PANDA).check(session(), stamp(), chunk(*[(0.04, 0, 0, 1)] * 4), at_the_edge)
