@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INSTALL = "make setup"
+INSTALL = "rm -f .venv/.st4vla-ready .venv/.lock-installed && make setup"  # the stamps say that nothing is to do
 KEPT: list[Any] = []  # taking a SAPIEN scene down crashes the process now and then, and is no finding
 
 

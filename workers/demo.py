@@ -138,7 +138,11 @@ def print_ending(console: Any, steps: Sequence[Step], seconds: Sequence[float], 
     for report in reports:
         console.print(f"report: {report}", soft_wrap=True)
     films = sorted(run.glob("eval/*/films/*success.mp4")) or sorted(run.glob("eval/*/films/*.mp4"))
+    console.print("try next:")
     if films:
-        console.print(f"film: {films[0]}", soft_wrap=True)
-    console.print("try next, for the command that opens every record in a browser:")
-    console.print(f"  {program('st4vla')} track ui", soft_wrap=True, highlight=False)
+        _print_command(console, f"xdg-open {shlex.quote(str(films[0]))}", "watch a film of an episode")
+    _print_command(console, f"{program('st4vla')} track ui", "how to open every record in a browser")
+
+
+def _print_command(console: Any, command: str, what: str) -> None:
+    console.print(f"  {command}  # {what}", soft_wrap=True, highlight=False, markup=False)
