@@ -9,7 +9,6 @@
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.envs.vector import VectorConfig
+from st4vla.platform.data.disk import write_file
 from st4vla.platform.errors import ConfigError, EnvError
 from st4vla.platform.machine import program
 from st4vla.platform.policy.folder import Lineage, replace_folder
@@ -221,8 +221,7 @@ def save(config: RlConfig, algorithm: Any, standing: Standing, tracker: Tracker)
     lineage = Lineage(mlflow_run=tracker.run_id, notes=notes)
     save_state_policy(folder / "checkpoint", algorithm.get_module().actor, lineage)
     text = json.dumps({"settings": config.settings(), "standing": asdict(standing)}, indent=1)
-    (folder / "progress.json.new").write_text(text)
-    os.replace(folder / "progress.json.new", folder / "progress.json")
+    write_file(folder / "progress.json", text.encode())
 
 
 class LearningProgress:
