@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from st4vla.platform.arguments import parse_arguments
-from st4vla.platform.cli import compose_command, find_command, refuse_missing
+from st4vla.platform.cli import commands, compose_command, find_command, refuse_missing
 from st4vla.platform.jobs import remote_command
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((CHECKOUT / "docs").rglob("*.md"))
+PAGE_OF = {page.stem: page for page in (CHECKOUT / "docs" / "commands").glob("*.md")}
+GROUPS = {folder.name for folder in (CHECKOUT / "configs").iterdir() if folder.is_dir()}
+MISSED = object()
 BLOCK = re.compile(r"(?ms)^```(?:bash)?\n(.*?)^```$")
 SPAN = re.compile(r"`(st4vla [^`\n]+)`")
 # Words that stand for a choice of the reader's: of a command, or of a config group, where not every word will do.
@@ -65,7 +69,7 @@ def compose(words: list[str], complete: bool) -> Any:
 
 
 def test_the_pages_are_found():
-    assert len(BLOCKS) > 100 and len(SPANS) > 50
+    assert len(BLOCKS) > 100 and len(SPANS) > 40
 
 
 @pytest.mark.parametrize("command", BLOCKS)
@@ -82,10 +86,26 @@ def test_a_command_in_running_text_has_only_words_that_exist(command: str, own_m
         compose(words, complete=False)
 
 
+def settings_of_tables(page: Path) -> list[str]:
+    """Give what stands in code in the first column of a page's tables of settings."""
+    tables = re.findall(r"(?m)^\| (?:setting|flag) .*\n\|[-|]+\n((?:\|.*\n)*)", page.read_text())
+    cells = re.findall(r"(?m)^\| (`[^|]*) \|", "".join(tables))
+    return [word for cell in cells for word in re.findall("`(.+?)`", cell)]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_table_of_settings_names_only_settings_that_exist(name: str):
+    """Names with a plus before them are those that the config does not list."""
+    spec, cfg = find_command(name), compose_command(name)
+    known = {flag.name for flag in spec.flags} | set(spec.aliases) | set(cfg) | GROUPS
+    for word in settings_of_tables(PAGE_OF[name]):
+        path = re.split(r"[= ]", word)[0].removesuffix(".*")
+        if not path.startswith("+"):
+            assert path in known or OmegaConf.select(cfg, path, default=MISSED) is not MISSED, f"{name} has no {word}"
+
+
 @pytest.mark.parametrize("command", [one for one in BLOCKS if one.values[0].startswith("st4vla train ")])
 def test_a_line_that_trains_makes_a_job_with_something_to_ask_about(command: str):
-    from omegaconf import OmegaConf
-
     from st4vla.workers.training.command import read_job
 
     settings: Any = OmegaConf.to_container(compose(words_of(command), complete=True), resolve=True)
