@@ -19,7 +19,7 @@ setup: $(READY) links ## create .venv, install the lock, fetch software Vulkan w
 demo: setup ## run the main job at small size: collect, ground, act, evaluate, track
 	$(ST4VLA) demo
 
-reproduce: setup ## run the main job at the size the README's table quotes (about an hour and a half)
+reproduce: setup ## run the main job at the size the figures of docs/results.md come from (about an hour and a half)
 	$(ST4VLA) demo --size full --out runs/reproduce
 
 ladder: setup ## train and compare the paper's four arms with three seeds (about three hours, goes on where it stopped)
@@ -28,7 +28,7 @@ ladder: setup ## train and compare the paper's four arms with three seeds (about
 test: setup ## run every test (up to 25 minutes on 2 cores)
 	$(PYTHON) -m pytest -q --timeout=$(SECONDS_PER_TEST) --durations=15
 
-test-fast: setup ## run the tests that start no Ray and no simulator (under two minutes)
+test-fast: setup ## run the tests that start no Ray and render nothing (under two minutes)
 	$(PYTHON) -m pytest -q --timeout=120 -m "not ray and not sim and not slow and not gpu"
 
 check: setup ## lint, format and type checks

@@ -91,13 +91,6 @@ def make_spec(
     return EpisodeSpec(suite, task, variant, seed, words, disturbed_by)
 
 
-def training_specs(tasks: Sequence[str], episodes: int, first: int = 0) -> list[EpisodeSpec]:
-    """Plan `episodes` demonstrations, the tasks taking turns, from training episode `first` on."""
-    chosen = [check_task(task) for task in tasks]
-    numbers = range(first, first + episodes)
-    return [make_spec("training", chosen[index % len(chosen)], training_seed(index)) for index in numbers]
-
-
 def plan(suite: str, tasks: Sequence[str], episodes: int, seed: int) -> list[EpisodeSpec]:
     """Plan a suite: `episodes` of each task, in a disturbed suite each preceded by its undisturbed twin.
 

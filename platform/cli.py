@@ -72,7 +72,7 @@ def _dispatch(words: list[str]) -> int:
 
         print(OmegaConf.to_yaml(cfg), end="")
         return 0
-    _refuse_missing(spec, cfg)
+    refuse_missing(spec, cfg)
     return resolve(spec)(cfg) or 0
 
 
@@ -125,7 +125,12 @@ def _nearest_key(name: str, message: str) -> str:
     mistyped = re.search(r"Could not override '([\w.]+)'", message)
     if mistyped is None:
         return ""
-    near = difflib.get_close_matches(mistyped[1], _dotted_keys(compose_command(name)), n=1)
+    typed, keys = mistyped[1], _dotted_keys(compose_command(name))
+    if (resources.files(CONFIG_MODULE) / typed).is_dir():
+        return f"\n{typed} is a group of settings that {name} has no choice of; `st4vla {name} --help` lists its keys."
+    if typed in keys:  # Hydra's own text says how to add to what the key holds
+        return ""
+    near = difflib.get_close_matches(typed, keys, n=1)
     return f"\nDid you mean {near[0]}?" if near else f"\n`st4vla {name} --help` lists the keys."
 
 
@@ -138,7 +143,8 @@ def _dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _refuse_missing(spec: CommandSpec, cfg: Any) -> None:
+def refuse_missing(spec: CommandSpec, cfg: Any) -> None:
+    """Raise ConfigError naming the keys of a composed config that must be given and were not."""
     from omegaconf import OmegaConf
 
     missing = sorted(OmegaConf.missing_keys(cfg))

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INSTALL = "make setup"
+# Both files say that there is nothing to do, whatever became of the packages since.
+INSTALL = "rm -f .venv/.st4vla-ready .venv/.lock-installed && make setup"
 KEPT: list[Any] = []  # taking a SAPIEN scene down crashes the process now and then, and is no finding
 
 

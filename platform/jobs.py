@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.arguments import parse_arguments
-from st4vla.platform.cli import compose_command, find_command
+from st4vla.platform.cli import compose_command, find_command, refuse_missing
 from st4vla.platform.errors import ConfigError, JobError
 from st4vla.platform.local_cluster import running
 from st4vla.platform.machine import CHECKOUT, process_environment
@@ -55,9 +55,12 @@ def remote_command(name: str, words: Sequence[str]) -> list[str]:
     """
     if name in NOT_REMOTE:
         raise ConfigError(f"{name} looks after this machine and cannot be submitted; run it here")
-    overrides = parse_arguments(find_command(name), words).overrides
-    cfg = compose_command(name, overrides)
-    chosen = any(override.startswith("engine=") for override in overrides)
+    spec = find_command(name)
+    arguments = parse_arguments(spec, words)
+    cfg = compose_command(name, arguments.overrides)
+    if not (arguments.help or arguments.print_config):
+        refuse_missing(spec, cfg)
+    chosen = any(override.startswith("engine=") for override in arguments.overrides)
     engine = ["engine=cluster"] if "engine" in cfg and not chosen else []
     return [name, *words, *engine]
 

@@ -10,7 +10,7 @@ from typing import Any
 from st4vla.platform.errors import ConfigError, JobError
 from st4vla.serve.key_command import listed
 
-KEY_VARIABLE = "ST4VLA_KEY"
+KEY_VARIABLE = "ST4VLA_API_KEY"
 TIMEOUT_S = 60.0
 
 

@@ -62,7 +62,7 @@ class KeyMap:
         if missing := [camera for camera in spec.cameras if camera not in self.images]:
             raise ConfigError(
                 f"keymap {self.name} names no place for the camera {missing[0]!r} of the policy, only for "
-                f"{', '.join(self.images)}; set keymap.images.{missing[0]}=PATH."
+                f"{', '.join(self.images)}; set +keymap.images.{missing[0]}=PATH."
             )
         return self
 

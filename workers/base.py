@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from st4vla.workers.demo import Step, hydra_value, run_step
+from st4vla.workers.demo import Step, hydra_value, show_and_run
 
 # The rest of a policy, the query transformer and the action expert, starts from random weights in stage 2.
 PARTS = ("planner", "destination_head", "frame_encoder")
@@ -33,8 +33,7 @@ def main(cfg: Any) -> int:
     console = Console()
     for title, step in settings["step"].items():
         words = [step["command"], *(f"{key}={hydra_value(value)}" for key, value in step["settings"].items())]
-        console.rule(title, align="left")
-        run_step(Step(title, tuple(words)))
+        show_and_run(console, Step(title, tuple(words)))
     out = pack(Path(settings["run_dir"]) / "train" / "checkpoint", Path(settings["out"]))
     size = sum(path.stat().st_size for path in out.iterdir())
     console.print(f"base checkpoint in {out}, {size / 1e6:.1f} MB")

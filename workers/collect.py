@@ -161,8 +161,12 @@ def collect(config: CollectConfig) -> Collection:
 
     Raises:
         ConfigError: who shall demonstrate cannot act in these worlds.
+        EnvError: they know no such task.
     """
-    family(config.world).check_policy(config.policy)
+    worlds = family(config.world)
+    worlds.check_policy(config.policy)
+    for task in config.tasks:  # before the ledger is opened, whose header would keep a mistyped task
+        worlds.training(task, config.first)
     out = Path(config.out)
     writer = LeRobotWriter(out, WriterConfig(formats=config.formats))
     with writer, Ledger(out / "collect.jsonl", None, config.settings()) as ledger:

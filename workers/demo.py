@@ -31,7 +31,7 @@ class Step:
     @property
     def command(self) -> str:
         """Give the command line as a user would type it."""
-        return shlex.join(("st4vla", *self.words))
+        return shlex.join((program("st4vla"), *self.words))
 
 
 def plan_steps(settings: Mapping[str, Any], run_id: str | None) -> list[Step]:
@@ -103,6 +103,13 @@ def run_step(step: Step) -> float:
     return time.monotonic() - started
 
 
+def show_and_run(console: Any, step: Step, place: str = "") -> float:
+    """Show a step's title, behind its `place` among the others, and its command; then run it and give its seconds."""
+    console.rule(f"{place} {step.title}".strip(), align="left")
+    console.print(f"$ {step.command}", style="dim", soft_wrap=True, highlight=False, markup=False)
+    return run_step(step)
+
+
 def main(cfg: Any) -> int:
     """Run `st4vla demo`."""
     from omegaconf import OmegaConf
@@ -118,9 +125,7 @@ def main(cfg: Any) -> int:
         steps = plan_steps(settings, tracker.run_id if tracking.enabled else None)
         seconds = []
         for number, step in enumerate(steps, start=1):
-            console.rule(f"{number}/{len(steps)} {step.title}", align="left")
-            console.print(f"$ {step.command}", style="dim", soft_wrap=True, highlight=False, markup=False)
-            seconds.append(run_step(step))
+            seconds.append(show_and_run(console, step, f"{number}/{len(steps)}"))
             tracker.metrics({f"seconds/{number}_{step.words[0]}": seconds[-1]}, step=number)
     print_ending(console, steps, seconds, Path(settings["run_dir"]))
     return 0
@@ -138,7 +143,11 @@ def print_ending(console: Any, steps: Sequence[Step], seconds: Sequence[float], 
     for report in reports:
         console.print(f"report: {report}", soft_wrap=True)
     films = sorted(run.glob("eval/*/films/*success.mp4")) or sorted(run.glob("eval/*/films/*.mp4"))
+    console.print("try next:")
     if films:
-        console.print(f"film: {films[0]}", soft_wrap=True)
-    console.print("try next, for the command that opens every record in a browser:")
-    console.print(f"  {program('st4vla')} track ui", soft_wrap=True, highlight=False)
+        _print_command(console, f"xdg-open {shlex.quote(str(films[0]))}", "watch a film of an episode")
+    _print_command(console, f"{program('st4vla')} track ui", "how to open every record in a browser")
+
+
+def _print_command(console: Any, command: str, what: str) -> None:
+    console.print(f"  {command}  # {what}", soft_wrap=True, highlight=False, markup=False)

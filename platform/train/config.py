@@ -1,7 +1,7 @@
 """Settings of a training stage, checked where they are made."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from st4vla.platform.errors import ConfigError
@@ -244,12 +244,6 @@ class TrainConfig:
         }
         built = {key: build(parts[key], value, key) if key in parts else value for key, value in values.items()}
         return build(cls, built, "train")
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Give the plain form that `from_mapping` reads and YAML holds."""
-        plain = asdict(self)
-        plain["optimiser"]["betas"] = list(self.optimiser.betas)
-        return plain
 
 
 def build(cls: Any, values: Mapping[str, Any], name: str) -> Any:

@@ -1,7 +1,7 @@
 """Say what a robot's actions mean, and what it may be told: units, forms and limits, part by part.
 
 An embodiment is written in YAML once and read by both ends: the server limits what it sends, the robot's client limits
-what it applies. Packaged ones lie in `configs/robots/`; docs/your-robot.md makes a new one.
+what it applies. Packaged ones lie in `configs/embodiment/`; docs/your-robot.md makes a new one.
 """
 
 import math
@@ -165,7 +165,7 @@ class Embodiment:
 
 def packaged() -> dict[str, Any]:
     """Give the embodiments that ship with the package, by name."""
-    folder = files("st4vla.configs") / "robots"
+    folder = files("st4vla.configs") / "embodiment"
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
 
 

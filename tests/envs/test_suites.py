@@ -45,11 +45,6 @@ def test_unseen_wording_shows_the_scenes_of_seen_in_other_words():
         assert seen.instruction != unseen.instruction
 
 
-def test_training_specs_take_the_tasks_in_turn():
-    specs = suites.training_specs(["reach", "push"], 4, first=10)
-    assert [(spec.task, spec.seed) for spec in specs] == [("reach", 10), ("push", 11), ("reach", 12), ("push", 13)]
-
-
 def test_unknown_suite_is_named_with_what_there_is():
     with pytest.raises(EnvError, match="'easy'.*seen, unseen_objects"):
         suites.plan("easy", ["reach"], 1, 0)

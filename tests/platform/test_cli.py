@@ -84,6 +84,17 @@ def test_an_unknown_group_choice_lists_the_choices(capsys: pytest.CaptureFixture
     assert "Could not find 'tracking/sqlit'" in error and "sqlite" in error
 
 
+def test_a_group_that_a_command_has_no_choice_of_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["track", "policy=small"]) == 2
+    assert "policy is a group of settings that track has no choice of" in capsys.readouterr().err
+
+
+def test_a_hint_never_names_the_key_that_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "M", "post.groot.keys.images={front: video/front}"]) == 2
+    error = capsys.readouterr().err
+    assert "use +post.groot.keys.images" in error and "Did you mean" not in error
+
+
 def test_a_missing_positional_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["submit"]) == 2
     assert "submit needs remote_command; usage: st4vla submit [REMOTE_COMMAND]" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """The doctor turns whatever happens in a check into one line with its remedy."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from st4vla.platform import doctor
 from st4vla.platform.doctor import Line, examine, verdict
-from st4vla.platform.doctor_checks import CHECKS, Check
+from st4vla.platform.doctor_checks import CHECKS, INSTALL, Check
 
 
 def look(_: Mapping[str, Any]) -> str:
@@ -20,6 +22,12 @@ def test_a_check_that_works_says_what_it_saw() -> None:
 def test_a_check_that_cannot_even_start_is_a_line_with_its_remedy() -> None:
     line = examine(Check("no-such-check", "nothing", look, "mend it"))
     assert not line.ok and line.text.startswith("ended with code 1") and line.mend == "mend it"
+
+
+def test_the_remedy_that_installs_removes_what_would_keep_setup_from_running(checkout: Path) -> None:
+    script = (checkout / "scripts" / "setup.sh").read_text()
+    stamps = set(re.findall(r"\.venv/\.[\w-]+", script))
+    assert stamps and stamps <= set(INSTALL.split()) and INSTALL.endswith("&& make setup")
 
 
 def test_a_check_that_hangs_is_a_line() -> None:

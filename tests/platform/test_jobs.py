@@ -50,6 +50,8 @@ def test_the_packed_package_holds_code_and_configs_and_is_made_once(home: Path) 
 def test_a_typo_is_found_before_anything_is_shipped(home: Path) -> None:
     with pytest.raises(ConfigError, match="Could not override 'actoin'"):
         jobs.remote_command("track", ["actoin=sync"])
+    with pytest.raises(ConfigError, match="eval needs policy_from; usage: st4vla eval"):
+        jobs.remote_command("eval", ["suite=seen"])
     with pytest.raises(ConfigError, match="cannot be submitted"):
         jobs.remote_command("cluster", [])
 

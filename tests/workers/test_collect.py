@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from st4vla.platform.data.lerobot_reader import open_dataset
-from st4vla.platform.errors import ConfigError, DataError
+from st4vla.platform.errors import ConfigError, DataError, EnvError
 from st4vla.workers.cluster import EngineConfig, connect
 from st4vla.workers.collect import CollectConfig, check_resume, collect
 
@@ -42,6 +42,12 @@ def test_a_ledger_without_its_dataset_is_refused(tmp_path: Path):
 def test_worlds_without_an_expert_are_refused_before_anything_is_written(tmp_path: Path):
     with pytest.raises(ConfigError, match="no scripted expert; choose random"):
         collect(CollectConfig(world="simpler", tasks=("widowx_spoon_on_towel",), out=str(tmp_path / "dataset")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_task_is_refused_before_the_folder_is_bound_to_it(tmp_path: Path):
+    with pytest.raises(EnvError, match="There is no task 'reech'"):
+        collect(CollectConfig(tasks=("reach", "reech"), out=str(tmp_path / "dataset")))
     assert list(tmp_path.iterdir()) == []
 
 

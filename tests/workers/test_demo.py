@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from st4vla.platform.cli import main
 from st4vla.platform.data.lerobot_reader import open_dataset
+from st4vla.workers.demo import print_ending
 from st4vla.workers.evaluation.ledger import read_rows
-
-pytestmark = [pytest.mark.sim, pytest.mark.ray, pytest.mark.slow]
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
@@ -23,6 +23,9 @@ def contents_of(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files}
 
 
+@pytest.mark.sim
+@pytest.mark.ray
+@pytest.mark.slow
 def test_the_main_job_runs_from_end_to_end_and_a_second_call_leaves_it_as_it_was(workplace: Path):
     from mlflow import MlflowClient
 
@@ -43,3 +46,15 @@ def test_the_main_job_runs_from_end_to_end_and_a_second_call_leaves_it_as_it_was
     before = contents_of(run)
     assert main(["demo", "--size", "smoke", "--out", "runs/demo"]) == 0
     assert contents_of(run) == before
+
+
+def test_the_demo_ends_with_two_commands_to_try_next(tmp_path: Path):
+    films = tmp_path / "eval" / "seen" / "films"
+    films.mkdir(parents=True)
+    for name in ("reach-failure.mp4", "reach-success.mp4"):
+        (films / name).touch()
+    console = Console(width=400, record=True)
+    print_ending(console, [], [], tmp_path)
+    ending = console.export_text().split("try next:")[1].strip().splitlines()
+    assert [line.split("#")[0].split()[-1] for line in ending] == [str(films / "reach-success.mp4"), "ui"]
+    assert ending[0].startswith("xdg-open ")

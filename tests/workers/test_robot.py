@@ -14,9 +14,10 @@ from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import KEY, metadata
+from st4vla.serve import fleet_command
 from st4vla.serve.client import ClientConfig, RobotClient
 from st4vla.serve.safety.embodiment import Embodiment
-from st4vla.workers.robot import policy_spec, read_key, run_episodes
+from st4vla.workers.robot import KEY_VARIABLE, policy_spec, read_key, run_episodes
 from st4vla.workers.rollout.worlds import family
 
 SPEC = PolicySpec(("third_person",), 128, 7, 7, 8, 5.0, "tabletop_panda")
@@ -73,6 +74,10 @@ def test_the_key_is_read_from_a_file_or_from_the_environment(tmp_path: Path, mon
     assert read_key(str(tmp_path / "arm.key")) == "abc" and read_key(None) == "def"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_key(str(tmp_path / "none.key"))
+
+
+def test_the_fleets_operator_and_its_robots_name_the_key_alike():
+    assert fleet_command.KEY_VARIABLE == KEY_VARIABLE == "ST4VLA_API_KEY"
 
 
 def test_the_command_takes_an_embodiment_file():

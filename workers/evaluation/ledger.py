@@ -123,7 +123,8 @@ class Ledger:
             return
         raise DataError(
             f"{self.path} belongs to another plan ({seen.get('plan_digest')}, this one is {wanted['plan_digest']}): "
-            f"{describe_difference(seen, wanted)}. Repeat the settings it was started with, or choose another run_dir=."
+            f"{describe_difference(seen, wanted)}. Repeat the settings it was started with, or choose another run_dir= "
+            "(of a collection: another out=)."
         )
 
     def _load(self, record: Row) -> None:

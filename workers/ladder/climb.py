@@ -3,11 +3,10 @@
 `plan.py` says what the steps are, `outcome.py` compares the arms, `page.py` shows it.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from st4vla.workers.demo import Step, run_step
+from st4vla.workers.demo import show_and_run
 from st4vla.workers.ladder.page import print_ladder, write_ladder
 from st4vla.workers.ladder.plan import Ladder, make_ungrounded
 
@@ -36,15 +35,9 @@ def main(cfg: Any) -> int:
 
 def run_all(console: Any, ladder: Ladder) -> None:
     """Run every step of every seed, each in a process of its own."""
-    show_and_run(console, ladder.data_steps())
+    for step in ladder.data_steps():
+        show_and_run(console, step)
     for seed in ladder.seeds:
         make_ungrounded(ladder, seed)
-        show_and_run(console, list(ladder.seed_steps(seed)))
-
-
-def show_and_run(console: Any, steps: Sequence[Step]) -> None:
-    """Show each step's title and command, then run it."""
-    for step in steps:
-        console.rule(step.title, align="left")
-        console.print(f"$ {step.command}", style="dim", soft_wrap=True, highlight=False, markup=False)
-        run_step(step)
+        for step in ladder.seed_steps(seed):
+            show_and_run(console, step)

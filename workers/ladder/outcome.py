@@ -19,7 +19,6 @@ from st4vla.workers.results.intervals import Rate, wilson
 from st4vla.workers.results.summary import INFRASTRUCTURE
 
 Row = Mapping[str, Any]
-Outcomes = Mapping[str, bool]  # success by episode id
 RESAMPLES = 10_000
 
 

@@ -80,7 +80,7 @@ def render(ladder: Ladder, results: LadderResults, plots: dict[str, bytes]) -> s
     ]
     comparisons = [{"claim": claim(ladder, one), "result": one} for one in results.comparisons]
     return environment.from_string(template).render(
-        title=f"The ladder at size {ladder.settings['policy']}",
+        title=f"The ladder at size {ladder.settings['preset']}",
         lead=lead(ladder, results),
         arms=arms,
         tasks=list(results.arms[0].by_task),

@@ -76,7 +76,7 @@ class Ladder:
         """Give the settings that all training of a seed shares."""
         one = self.settings
         return {
-            "policy": one["policy"],
+            "policy": one["preset"],
             "data": str(self.run / "dataset"),
             "grounding_data": [{"path": str(self.run / "stills"), "kind": "stills"}, str(self.run / "dataset")],
             "seed": seed,

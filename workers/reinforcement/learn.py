@@ -9,7 +9,6 @@
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.envs.vector import VectorConfig
+from st4vla.platform.data.disk import write_file
 from st4vla.platform.errors import ConfigError, EnvError
+from st4vla.platform.machine import program
 from st4vla.platform.policy.folder import Lineage, replace_folder
 from st4vla.platform.policy.state_policy import load_state_policy, save_state_policy
 from st4vla.platform.tracking import Tracker, TrackingConfig
@@ -220,8 +221,7 @@ def save(config: RlConfig, algorithm: Any, standing: Standing, tracker: Tracker)
     lineage = Lineage(mlflow_run=tracker.run_id, notes=notes)
     save_state_policy(folder / "checkpoint", algorithm.get_module().actor, lineage)
     text = json.dumps({"settings": config.settings(), "standing": asdict(standing)}, indent=1)
-    (folder / "progress.json.new").write_text(text)
-    os.replace(folder / "progress.json.new", folder / "progress.json")
+    write_file(folder / "progress.json", text.encode())
 
 
 class LearningProgress:
@@ -288,14 +288,23 @@ def main(cfg: Any) -> int:
 
 
 def read_config(settings: Mapping[str, Any]) -> RlConfig:
-    """Make the checked config from composed settings; a task's own entry stands over the common `ppo`."""
-    own = settings["tasks"].get(settings["task"], {})
+    """Make the checked config from composed settings; a task's own entry stands over the common `ppo`.
+
+    Raises:
+        ConfigError: the task has no budget, neither its own nor given.
+    """
+    env = VectorConfig(settings["task"], settings["variant"], settings["seed"], settings["device"])
+    own = settings["tasks"].get(env.task, {})
+    if not (steps := settings["steps"] or own.get("steps")):
+        raise ConfigError(
+            f"task is {env.task!r}, for which configs/rl.yaml has no budget under tasks; give it one there, or steps=N."
+        )
     ppo: dict[str, Any] = {**settings["ppo"], **own.get("ppo", {})}
     ppo["hidden"] = tuple(ppo["hidden"])
     return RlConfig(
-        env=VectorConfig(settings["task"], settings["variant"], settings["seed"], settings["device"]),
+        env=env,
         ppo=PpoConfig(**ppo),
-        steps=settings["steps"] or own["steps"],
+        steps=steps,
         minutes=settings["minutes"],
         stop_at=settings["stop_at"],
         save_every=settings["save_every"],
@@ -329,4 +338,5 @@ def print_learned(config: RlConfig, learned: Learned) -> None:
     console = Console()
     console.print(table)
     console.print(f"policy: {learned.checkpoint}", soft_wrap=True)
-    console.print(f"next:   st4vla eval {learned.checkpoint} tasks=[{config.env.task}]", soft_wrap=True, markup=False)
+    again = f"{program('st4vla')} eval {learned.checkpoint} tasks=[{config.env.task}]"
+    console.print(f"next:   {again}", soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from st4vla.platform.machine import program
 from st4vla.workers.results.official import OfficialTable
 from st4vla.workers.results.report import percent
 from st4vla.workers.results.summary import Summary, read_summary
@@ -118,7 +119,7 @@ def print_collection(done: Any) -> None:
     )
     for version, folder in done.folders.items():
         console.print(f"{version}: {folder}", soft_wrap=True)
-        console.print(f"look at it: st4vla show {folder}", soft_wrap=True)
+        console.print(f"look at it: {program('st4vla')} show {folder}", soft_wrap=True)
 
 
 def times_table(titles: Sequence[str], seconds: Sequence[float]) -> Table:

@@ -29,6 +29,13 @@ def test_each_task_brings_its_own_budget_unless_one_is_given():
     assert composed("task=push", "steps=10").steps == 10
 
 
+def test_a_task_without_a_budget_is_named():
+    with pytest.raises(ConfigError, match="task is 'my_task'; choose one of reach"):
+        composed("task=my_task")
+    with pytest.raises(ConfigError, match="task is 'reach', for which configs/rl.yaml has no budget"):
+        composed("task=reach", "~tasks.reach")
+
+
 def test_a_minibatch_larger_than_the_batch_is_refused():
     with pytest.raises(ConfigError, match="minibatch is 256, more than ppo.batch=64"):
         PpoConfig(batch=64)
