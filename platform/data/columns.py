@@ -119,7 +119,7 @@ def _column(table: pa.Table, path: Path, key: str, width: int) -> np.ndarray:
         raise DataError(f"{path} row {row}: {key!r} is empty; drop the episode or record it anew.")
     flat, ends = column, np.arange(len(column) + 1)
     while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
-        lengths = pc.list_value_length(flat).fill_null(0).to_numpy(zero_copy_only=False)
+        lengths = pc.call_function("list_value_length", [flat]).fill_null(0).to_numpy(zero_copy_only=False)
         ends = np.concatenate([[0], np.cumsum(lengths)])[ends]
         flat = flat.flatten()
     _check_widths(np.diff(ends), width, path, key)
