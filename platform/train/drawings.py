@@ -128,7 +128,8 @@ class Gallery:
             name: what the plot calls the episode.
             form: what its actions are.
         """
-        self.folder, self.questions, self.episode, self.name, self.form = folder, questions, episode, name, form
+        self.folder, self.questions, self.episode, self.name = folder, questions, episode, name
+        self.form: ActionForm = form
 
     def draw(self, step: int, answer: Answer, act: Act) -> None:
         """Ask, act, and write `answers_STEP.png` and `actions_STEP.png`."""

@@ -1,7 +1,5 @@
 """The measurement of training's speed runs whole on a small policy, and keeps nothing of that."""
 
-import json
-
 import pytest
 
 from benchmarks.results import read_results
@@ -32,7 +30,7 @@ def test_a_small_policy_goes_through_both_loops_and_is_no_figure(
     found = main([*SMALL, "--dtype", dtype])
     assert found["mfu"] is None and found["ratio"] > 0 and found["flops_per_s"] > 0
     said = capsys.readouterr().out
-    assert json.loads(said[: said.rindex("}") + 1])["preset"] == "tiny" and "not a figure" in said
+    assert '"preset": "tiny"' in said and "not a figure" in said
 
 
 def test_a_small_policy_is_not_recorded() -> None:
