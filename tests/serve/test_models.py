@@ -9,7 +9,6 @@ import pytest
 
 from st4vla.platform.errors import CheckpointError, ConfigError, JobError
 from st4vla.platform.models import download
-from st4vla.platform.tracking import Tracker, TrackingConfig
 from st4vla.serve import fleet_command
 from st4vla.serve.models import LoaderConfig, fetched, function_of, load, resolve
 
@@ -69,23 +68,25 @@ def test_a_version_whose_files_lie_elsewhere_is_fetched_where_it_is_loaded(check
     from mlflow import MlflowClient
 
     (checkpoint / "policy.yaml").write_text("kind: toy\n")
-    store, cache = TrackingConfig(system_metrics=False), workplace / "cache"
-    with Tracker.open(store, "train", "one") as tracker:
-        tracker.register(checkpoint, "arm", {})
+    uri, cache = f"sqlite:///{workplace / 'mlflow.db'}", workplace / "cache"
+    client = MlflowClient(uri, uri)
+    upload = client.create_logged_model(client.create_experiment("x", (workplace / "store").as_uri()), name="arm")
+    client.log_model_artifacts(upload.model_id, str(checkpoint))
+    client.create_registered_model("arm")
+    version = client.create_model_version("arm", f"models:/{upload.model_id}", tags={"st4vla.folder": str(checkpoint)})
     shutil.rmtree(checkpoint)
-    found = resolve("models:/arm/1", LOADER, store.uri)
+    found = resolve("models:/arm/1", LOADER, uri)
     assert (found.label, found.place) == ("arm@1", "models:/arm/1") and not cache.exists()
-    folder = fetched(found.place, cache, store.uri)
+    folder = fetched(found.place, cache, uri)
     assert folder.name.startswith("arm-1-") and (folder / "policy.yaml").read_text() == "kind: toy\n"
     # A process that comes second takes what is there as it is, and nothing else is left.
-    version = MlflowClient(store.uri, store.uri).get_model_version("arm", "1")
-    assert download(version, folder, store.uri) == folder
+    assert download(version, folder, uri) == folder
     assert list(cache.iterdir()) == [folder]
     # What is there needs no registry.
-    Path(store.uri.removeprefix("sqlite:///")).unlink()
-    assert fetched(found.place, cache, store.uri) == folder
+    (workplace / "mlflow.db").unlink()
+    assert fetched(found.place, cache, uri) == folder
     with pytest.raises(CheckpointError, match=f"{folder} holds a policy of kind 'toy'"):
-        load(found.place, replace(LOADER, cache=str(cache)), store.uri)
+        load(found.place, replace(LOADER, cache=str(cache)), uri)
 
 
 def test_an_answer_that_takes_long_is_not_taken_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,7 @@ def test_a_key_of_one_robot_names_it_and_a_stop_holds_over_a_new_connection(tmp_
         seen = {"observation": observation(1)}
         await stage.client(own).ask("get_action", seen)
         await stage.client(any_).ask("get_action", seen)
+        await asyncio.sleep(0)  # told behind the answers
         named, nameless = [one.robot for one in stage.events if isinstance(one, Served)]
         assert named == "arm-7" and nameless.startswith(f"groot-{any_.split('_')[1]}-")
         stage.desk.state = replace(stage.desk.state, stopped={nameless: "smoke"})

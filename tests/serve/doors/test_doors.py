@@ -273,6 +273,7 @@ def test_a_stop_of_a_nameless_robot_holds_whatever_name_it_comes_back_under(tmp_
             for line in (one, other):
                 line.recv()
                 assert "actions" in ask(line, libero())
+            running.wait(lambda: len(running.of(Served)) == 2)  # told behind the answers
             assert {event.robot for event in running.of(Served)} == {"openpi-127.0.0.1", "openpi-127.0.0.1-2"}
             assert running.http("/v1/fleet/stop", {"robot": "openpi-127.0.0.1-2", "reason": "smoke"})[0] == 200
             running.wait(lambda: bool(running.post.desk.state.stopped))
