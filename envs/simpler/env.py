@@ -51,10 +51,10 @@ class SimplerEnv(BaseEnv):
         self.build, self.tree = build, tree or find_tree()
         self.layouts: list[Layout] = [layout] * int(kwargs.get("num_envs", 1))
         self._lean = lean
-        super().__init__(*args, robot_uids=self._robot(), **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, robot_uids=self._robot(), **kwargs)
 
-    def _robot(self) -> type[ModelAgent]:
-        """Give the build's robot; recolourings differ in what is seen only."""
+    def _robot(self) -> Any:
+        """Give the class of the build's robot; recolourings differ in what is seen only."""
         return agent_class(self.build.robot, self.tree.robot(self.build.robot, self.build.recolouring), self._lean)
 
     @property

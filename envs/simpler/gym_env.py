@@ -58,7 +58,7 @@ class SimplerTaskEnv(SimplerEnv):
         """Give the seed of each row."""
         start: Any = next_seed(self._last_seed) if seed is None else seed
         if np.isscalar(start):
-            return [(int(start) + row) % 2**32 for row in range(rows)]  # type: ignore[arg-type]
+            return [(int(start) + row) % 2**32 for row in range(rows)]
         return [int(one) for one in start]
 
     def _resolve(self, seeds: Sequence[int], options: Mapping[str, Any]) -> list[Setup]:
@@ -80,7 +80,7 @@ class SimplerTaskEnv(SimplerEnv):
         rebuilt = options.get("reconfigure", False) or self.setups[0].build != self.build
         self.build = self.setups[0].build
         wanted = {"reconfigure": rebuilt, "layouts": [setup.layout for setup in self.setups]}
-        return super().reset(seed=seeds, options=wanted)  # type: ignore[arg-type]
+        return super().reset(seed=seeds, options=wanted)
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         super()._initialize_episode(env_idx, options)
