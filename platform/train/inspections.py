@@ -122,8 +122,8 @@ def held_out_episode(sources: Sequence[TrainingSource]) -> tuple[list[ActionSamp
 
     There are none where no source is a recording with an episode held out.
     """
-    for source in sources:
-        for index in source.held_out if isinstance(source, LeRobotSource) else ():
+    for source in (one for one in sources if isinstance(one, LeRobotSource)):
+        for index in source.held_out:
             entry, chunk = source.dataset.meta.episodes[index], source.reading.chunk_length
             frames = range(entry.first_frame, entry.first_frame + entry.length, chunk)[:MOST_CHUNKS]
             try:
