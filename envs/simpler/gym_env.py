@@ -56,8 +56,8 @@ class SimplerTaskEnv(SimplerEnv):
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:
         """Give the seed of each row."""
-        start: Any = next_seed(self._last_seed) if seed is None else seed
-        if np.isscalar(start):
+        start = next_seed(self._last_seed) if seed is None else seed
+        if isinstance(start, int | np.integer):
             return [(int(start) + row) % 2**32 for row in range(rows)]
         return [int(one) for one in start]
 

@@ -28,8 +28,13 @@ PACKAGED = {"prepackaged_config": True}
 def make(env_id: str, **original: Any) -> Any:
     import st4vla.envs.simpler.gym_env  # noqa: F401  (registers the ids)
 
-    plain: Any = {"obs_mode": "none", "reward_mode": "none", "sim_backend": "physx_cpu", "render_backend": "none"}
-    return gymnasium.make(f"simpler/{env_id}", original=original, **plain).unwrapped
+    plain: dict[str, Any] = {
+        "obs_mode": "none",
+        "reward_mode": "none",
+        "sim_backend": "physx_cpu",
+        "render_backend": "none",
+    }
+    return gymnasium.make(f"simpler/{env_id}", original=original, sim_backend="physx_cpu", **plain).unwrapped
 
 
 @pytest.fixture(scope="module")
