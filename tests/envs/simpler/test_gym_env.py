@@ -34,7 +34,7 @@ def make(env_id: str, **original: Any) -> Any:
         "sim_backend": "physx_cpu",
         "render_backend": "none",
     }
-    return gymnasium.make(f"simpler/{env_id}", original=original, sim_backend="physx_cpu", **plain).unwrapped
+    return gymnasium.make(f"simpler/{env_id}", original=original, **plain).unwrapped
 
 
 @pytest.fixture(scope="module")
