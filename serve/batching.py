@@ -152,7 +152,8 @@ class Batcher(Generic[Q, A]):
                 return
             self._arrival.clear()
             try:
-                await asyncio.wait_for(self._arrival.wait(), until - now)
+                async with asyncio.timeout(until - now):  # not `wait_for`, see `Control.watch`
+                    await self._arrival.wait()
             except TimeoutError:
                 return
 

@@ -5,6 +5,7 @@ it outlives the process that holds it, and a replica that cannot reach its keepe
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -167,11 +168,11 @@ class Control:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
+            # Not `wait_for`: until Python 3.12 it lost a cancellation that came with a change, and went on for ever.
             async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), min(left, 1.0))
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, 1.0)):
+                        await self._changed.wait()
 
     async def update(self, label: str, reference: str) -> State:
         """Let a model answer everybody; each replica changes over once it has loaded it. A canary ends with it.

@@ -288,3 +288,26 @@ def test_the_way_back_is_never_a_model_that_no_replica_could_load(tmp_path: Path
         assert routes_of(await control.update("a@1", "/a")) == ("a@1", "", "")
 
     told(tmp_path, story)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_follower_that_is_cancelled_as_a_change_comes_ends(tmp_path: Path, turns: int):
+    async def story() -> bool:
+        control = Control(str(tmp_path))
+        revision = (await control.begin({"a@1": "a"}, "a@1")).revision
+
+        async def follow() -> None:
+            nonlocal revision
+            while True:
+                state = await control.watch(revision)
+                revision = state.revision if state else revision
+
+        follower = asyncio.create_task(follow())
+        await asyncio.sleep(0.01)
+        await control.update("b@2", "b")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        follower.cancel()
+        return bool((await asyncio.wait([follower], timeout=5))[0])
+
+    assert asyncio.run(story())
