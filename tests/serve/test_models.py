@@ -64,11 +64,15 @@ def test_a_name_that_cannot_be_imported_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_version_whose_files_lie_elsewhere_is_fetched_where_it_is_loaded(checkpoint: Path, workplace: Path) -> None:
+def test_a_version_whose_files_lie_elsewhere_is_fetched_where_it_is_loaded(
+    checkpoint: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     (checkpoint / "policy.yaml").write_text("kind: toy\n")
     uri, cache = f"sqlite:///{workplace / 'mlflow.db'}", workplace / "cache"
+    # MLflow looks an upload up in the process's own store, whatever the client's is, as it registers a version.
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", uri)
     client = MlflowClient(uri, uri)
     upload = client.create_logged_model(client.create_experiment("x", (workplace / "store").as_uri()), name="arm")
     client.log_model_artifacts(upload.model_id, str(checkpoint))

@@ -24,7 +24,7 @@ async def main():
         await line.start_episode({"task": {"name": "x"}, "mode": "sync"})
         frame = np.full((64, 64, 3), 9, np.uint8)
         seen = {"images": {"agentview": frame, "wrist": frame}, "task_description": "do", "states": np.zeros(8)}
-        print((await line.act(seen))["actions"][0].tolist())
+        print((await line.act(seen))["actions"].tolist())
         await line.end_episode({"success": True})
 
 asyncio.run(main())
@@ -58,8 +58,8 @@ def test_the_unmodified_openpi_client_is_answered(running: Server) -> None:
 
 
 def test_the_unmodified_vla_eval_client_is_answered(running: Server) -> None:
-    actions = answer_of(foreign("vla-eval==0.8.0"), VLA_EVAL_CLIENT, str(running.vla_eval_port))
-    assert json.loads(actions)[0] == 9
+    row = answer_of(foreign("vla-eval==0.8.0"), VLA_EVAL_CLIENT, str(running.vla_eval_port))
+    assert json.loads(row)[0] == 9
 
 
 def test_the_fleet_command_shows_and_changes_what_is_served(running: Server) -> None:
