@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from st4vla.platform.contracts import Policy
 from st4vla.platform.data.statistics import read_statistics, statistics_to_text
-from st4vla.platform.errors import CheckpointError
+from st4vla.platform.errors import CheckpointError, ConfigError
 from st4vla.platform.policy.config import PolicyConfig
 from st4vla.platform.policy.folder import (
     STATISTICS,
@@ -154,6 +154,21 @@ def load_planner(model: St4vlaModel, folder: str | Path) -> None:
     """Start `model`'s planner from any checkpoint whose planner has the same architecture, whatever its action side."""
     tensors = {n.removeprefix("planner."): t for n, t in read_tensors(Path(folder)).items() if n.startswith("planner.")}
     fit(model.planner, tensors, Path(folder))
+
+
+def usable_device(wanted: str) -> str:
+    """Give "cuda" or "cpu": what is asked for, for "auto" the GPU that this process has, if it has one.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    has_gpu = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ConfigError(
+            "device is cuda and this process has no GPU; reserve one for it, in an evaluation by "
+            "inference.place=actor, or choose device=cpu, which needs none."
+        )
+    return "cuda" if has_gpu else "cpu"
 
 
 def load_policy(

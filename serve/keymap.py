@@ -67,18 +67,6 @@ class KeyMap:
         return self
 
 
-def fitted(keys: KeyMap, spec: PolicySpec) -> KeyMap:
-    """Give a map that has all a policy needs, as a door must before it reads a message.
-
-    Raises:
-        WireError: "unavailable": whoever serves chose a map that does not fit, so no message can be read.
-    """
-    try:
-        return keys.fit(spec)
-    except ConfigError as error:
-        raise WireError("unavailable", "", str(error)) from error
-
-
 def read_observation(
     message: Mapping[str, Any], keys: KeyMap, spec: PolicySpec, limits: WireLimits = DEFAULT_LIMITS
 ) -> Observation:

@@ -153,14 +153,15 @@ def load(place: str, config: LoaderConfig, tracking_uri: str = "") -> Any:
         return function_of(config.function)(place)
     import torch
 
-    from st4vla.platform.checkpoint import load_policy
+    from st4vla.platform.checkpoint import load_policy, usable_device
     from st4vla.platform.policy.inference import InferenceConfig
 
     if place.startswith(REGISTRY):
         place = str(fetched(place, config.cache, tracking_uri))
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     inference = InferenceConfig(ddim_steps=config.ddim_steps, guidance=config.guidance, temperature=config.temperature)
-    return load_policy(place, device=device, dtype=getattr(torch, config.dtype), inference=inference)
+    return load_policy(
+        place, device=usable_device(config.device), dtype=getattr(torch, config.dtype), inference=inference
+    )
 
 
 def function_of(dotted: str) -> Any:

@@ -11,7 +11,7 @@ from st4vla.platform.wire import openpi
 from st4vla.platform.wire.stamps import KEY, RequestStamp
 from st4vla.serve.desk import Desk, Reply, Visit
 from st4vla.serve.doors.line import Line
-from st4vla.serve.keymap import KeyMap, fitted, in_policys_terms, in_robots_terms, read_observation
+from st4vla.serve.keymap import KeyMap, in_policys_terms, in_robots_terms, read_observation
 
 
 class OpenpiDoor:
@@ -75,7 +75,7 @@ class Conversation:
 
     def _reader(self, message: dict[str, Any]) -> Any:
         def read(spec: PolicySpec) -> Observation:
-            return read_observation(message, fitted(self._keys, spec), spec, self._desk.limits)
+            return read_observation(message, self._keys.fit(spec), spec, self._desk.limits)
 
         return read
 

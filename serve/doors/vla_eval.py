@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from st4vla.platform.contracts import Observation, PolicySpec
-from st4vla.platform.errors import WireError
+from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire import vla_eval
 from st4vla.platform.wire.stamps import RequestStamp
 from st4vla.platform.wire.vla_eval import Message, MessageType
 from st4vla.serve.desk import Desk, Visit
 from st4vla.serve.doors.line import Line
-from st4vla.serve.keymap import KeyMap, fitted, in_robots_terms, read_observation
+from st4vla.serve.keymap import KeyMap, in_robots_terms, read_observation
 
 VERSION = "st4vla"
 GRIPPERS = {"as_is": "continuous_01", "close_positive": "binary_close_positive", "closed_one": "binary_close_01"}
@@ -95,7 +95,7 @@ class Episodes:
         """Ask the policy for a chunk [T,A] in the robot's terms, and cut it to the rows that are to be given."""
 
         def read(spec: PolicySpec) -> Observation:
-            return read_observation(payload, fitted(self._keys, spec), spec, self._desk.limits)
+            return read_observation(payload, self._keys.fit(spec), spec, self._desk.limits)
 
         # A live benchmark steps by its own clock: a row that was given may have come too late to be executed.
         executed = None if self._is_live or not self._given else self._given
@@ -125,7 +125,7 @@ class Episodes:
     def _forget(self) -> None:
         self._chunk, self._given = np.zeros((0, 0), np.float32), 0
 
-    def _refused(self, error: WireError) -> WireError:
+    def _refused(self, error: WireError | ConfigError) -> WireError:
         return self._desk.refused(error, self._visit, self._visit.robot)
 
     def _greeted(self) -> bytes:
@@ -136,7 +136,7 @@ class Episodes:
         """
         try:
             return self._packed("hello", self._greeting())
-        except WireError as error:
+        except (WireError, ConfigError) as error:
             raise self._refused(error) from None
 
     def _greeting(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Episodes:
         chosen = self._desk.house.choose(self._visit.robot, self._visit.model)
         spec = chosen.replica.spec
         image = {"name": "image", "dims": 0, "format": "rgb_hwc_uint8"}
-        seen = {path.split("/")[-1]: image for path in fitted(self._keys, spec).images.values()}
+        seen = {path.split("/")[-1]: image for path in self._keys.fit(spec).images.values()}
         words = {"language": {"name": "language", "dims": 0, "format": "language"}}
         return {
             "harness_version": VERSION,

@@ -19,8 +19,8 @@ from st4vla.workers.rollout.inference import (
     BatchConfig,
     InferenceServer,
     LocalClient,
+    PerRobotClient,
     PolicyClient,
-    RobotClient,
 )
 from st4vla.workers.rollout.policies import PolicySource, acting_for
 from st4vla.workers.rollout.pooled import RolloutWorker
@@ -172,7 +172,7 @@ class RolloutActor:
         if self._setup.policy.is_expert:
             return lambda world: ExpertClient(world, family(self._setup.world).expert())
         clients, statistics = self._clients(), self._setup.statistics
-        return lambda world: RobotClient(world, lambda robot: clients[statistics.get(robot, "")])
+        return lambda world: PerRobotClient(world, lambda robot: clients[statistics.get(robot, "")])
 
     def _clients(self) -> dict[str, PolicyClient]:
         """Give a client for each of the statistics that are acted with, "" for the policy's own; weights are shared."""

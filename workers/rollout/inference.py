@@ -57,7 +57,7 @@ class HasRobot(Protocol):
     def embodiment(self) -> str: ...
 
 
-class RobotClient:
+class PerRobotClient:
     """The policy for whatever robot stands in one world now: each acts with its own statistics.
 
     Args:

@@ -176,28 +176,11 @@ class PolicySource:
             return RemotePolicy(self.remote)
         import torch
 
-        from st4vla.platform.checkpoint import AS_SAVED, load_policy
+        from st4vla.platform.checkpoint import AS_SAVED, load_policy, usable_device
 
         return load_policy(
             self.name, device=usable_device(device), dtype=getattr(torch, dtype), inference=inference or AS_SAVED
         )
-
-
-def usable_device(wanted: str) -> str:
-    """Give "cuda" or "cpu": what is asked for, for "auto" the GPU that this process has, if it has one.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    import torch
-
-    has_gpu = wanted != "cpu" and torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise ConfigError(
-            "inference.device is cuda and this process has no GPU; inference.place=actor reserves one, where there is "
-            "one, and device=cpu needs none."
-        )
-    return "cuda" if has_gpu else "cpu"
 
 
 def acting_for(policy: Policy, statistics_key: str) -> Policy:

@@ -1,7 +1,6 @@
 """Bringing one's own robot: limits measured in recordings, and a device with LeRobot's methods."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +9,10 @@ from st4vla.platform.errors import ConfigError
 from st4vla.platform.wire.stamps import metadata
 from st4vla.serve.client import ClientConfig, RobotClient
 from st4vla.serve.client.lerobot_robot import LeRobotRobot
-from st4vla.serve.client.link import Connected, Reply
+from st4vla.serve.client.link import Reply
 from st4vla.serve.safety.embodiment import Embodiment, Part
 from st4vla.serve.safety.measured import MeasureConfig, clamped_share, episodes_of, measure, write
+from tests.serve.client.scripted import ScriptedLink
 
 JOINTS = ("shoulder.pos", "elbow.pos", "gripper.pos")
 ARM = Embodiment(
@@ -42,29 +42,17 @@ class TwoJoints:
         return action
 
 
-class Answering:
+class Answering(ScriptedLink):
     """A link that answers at once with a chunk towards 20 degrees."""
 
-    is_up = True
-
-    def __init__(self, target=(20, 10, 50), rows=9):
-        self.sent: list[Any] = []
-        self.events: list[Any] = [Connected({})]
+    def __init__(self, target=(20, 10, 50), rows=9, told=None):
+        super().__init__(told=told or {})
         self.target, self.rows = target, rows
-
-    def start(self):
-        pass
-
-    def close(self):
-        pass
 
     def send(self, ticket, message):
         self.sent.append(message)
         way = np.linspace(message["state"], self.target, self.rows)[1:]
-        self.events.append(Reply(ticket, {"actions": way.astype(np.float32)}))
-
-    def poll(self):
-        return self.events.pop(0) if self.events else None
+        self.tell(Reply(ticket, {"actions": way.astype(np.float32)}))
 
 
 def test_a_lerobot_device_is_driven_by_its_joints_within_its_limits():
@@ -127,8 +115,7 @@ def test_an_arms_form_needs_seven_columns(painted_dataset: Path):
 def test_metadata_of_another_rate_is_refused_before_the_arm_moves():
     from st4vla.platform.contracts import PolicySpec
 
-    link = Answering()
-    link.events = [Connected(metadata(PolicySpec(("front",), 8, 3, 3, 8, 10.0, "two_joints"), "x"))]
+    link = Answering(told=metadata(PolicySpec(("front",), 8, 3, 3, 8, 10.0, "two_joints"), "x"))
     client = RobotClient(ClientConfig(), ARM, link)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="3 numbers at 10"):
         client.tick(LeRobotRobot(TwoJoints(), JOINTS, {}, "wave").observe)
