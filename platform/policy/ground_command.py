@@ -14,12 +14,10 @@ import st4vla.platform.policy as policy
 from st4vla.platform.contracts import FrameAnnotation, GroundingKind, Spatial
 from st4vla.platform.data.draw import draw_frame
 from st4vla.platform.errors import ConfigError, DataError
-from st4vla.platform.policy.grounding import Answer, ground
-from st4vla.platform.policy.spatial import Shape
+from st4vla.platform.policy.grounding import SHAPES, Answer, ground
 
 # A drawn picture is this wide at least; smaller ones are enlarged a whole number of times.
 MIN_WIDTH_PX = 384
-SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "target": "point", "trace": "trace"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from st4vla.platform.policy.processor import Processor
 from st4vla.platform.policy.spatial import Shape, SpatialParseError, read_all
 
 MOST_ANSWER_TOKENS = 96
+# What the numbers of an answer mean to each kind of question, where they bear no tag.
+SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "target": "point", "trace": "trace"}
 
 
 @dataclass(frozen=True)

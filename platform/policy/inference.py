@@ -22,6 +22,7 @@ from st4vla.platform.policy.grounding import Answer, ground
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.plan import Plan, unstack_row
 from st4vla.platform.policy.processor import Batch, Processor
+from st4vla.platform.policy.read_out import read_out
 from st4vla.platform.policy.settings import require, require_positive
 from st4vla.platform.policy.spatial import Shape
 
@@ -182,6 +183,10 @@ class St4vlaPolicy:
     ) -> list[Answer]:
         """Ask the planner about images: boxes, points or trajectories in pixels of each, see `grounding.ground`."""
         return ground(self.model, self.processor, images, questions, shape)
+
+    def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+        """Ask the planner which object each instruction is about now, its box and the way, see `read_out.read_out`."""
+        return read_out(self.model, self.processor, images, instructions)
 
     def _parts(self, count: int) -> Iterator[slice]:
         """Cut rows into what is computed at once: one on a processor, a largest bucket on an accelerator."""

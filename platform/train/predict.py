@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from st4vla.platform.contracts import GroundingSample, Observation, Spatial
+from st4vla.platform.policy.grounding import SHAPES
 from st4vla.platform.policy.model import St4vlaModel
 from st4vla.platform.policy.processor import Processor
-from st4vla.platform.policy.spatial import Shape, SpatialParseError
+from st4vla.platform.policy.spatial import SpatialParseError
 from st4vla.platform.train.objective import EXACT
 
 MOST_TOKENS = 64
-SHAPES: dict[str, Shape] = {"box": "box", "point": "point", "target": "point", "trace": "trace"}
 
 
 class Predictor:

@@ -77,7 +77,7 @@ class Ladder:
         one = self.settings
         return {
             "policy": one["preset"],
-            "data": str(self.run / "dataset"),
+            "data": [{"path": str(self.run / "dataset"), "options": one["data_options"]}],
             "grounding_data": [{"path": str(self.run / "stills"), "kind": "stills"}, str(self.run / "dataset")],
             "seed": seed,
             "workers": one["workers"],

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from st4vla.platform.contracts import ActionChunk, EpisodeSpec, Observation, PolicySpec
+import numpy as np
+
+from st4vla.platform.contracts import ActionChunk, EpisodeSpec, Observation, PolicySpec, Spatial
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.machine import prepare_process
 from st4vla.workers.cluster import cpus_per_actor, num_cluster_cpus, num_cluster_gpus
@@ -114,6 +116,10 @@ class ExpertClient:
         """Give the expert's next action, from the world's true state."""
         return ActionChunk(self._expert.act()[None])
 
+    def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+        """Give nothing: it knows, and sees nothing."""
+        return []
+
 
 @dataclass(frozen=True)
 class WorkerSetup:
@@ -200,12 +206,14 @@ class RolloutActor:
             return Rollout(failed_result(spec, kind, str(error)), None, spent=True)
 
     def film(self, spec: EpisodeSpec, rollout: Rollout) -> bytes:
-        """Render an episode from its recording and give the MP4."""
+        """Render an episode from its recording, ask the policy what it saw, and give the MP4."""
         from st4vla.workers.rollout.film import film_episode
 
-        return self._watchdog.call(
-            lambda: film_episode(self._worker.pooled(spec)[0], spec, rollout, self._watchdog.beat)
-        )
+        def shoot() -> bytes:
+            world, client = self._worker.pooled(spec)
+            return film_episode(world, spec, rollout, self._watchdog.beat, client.read_out)
+
+        return self._watchdog.call(shoot)
 
 
 class InferenceActor(InferenceServer):

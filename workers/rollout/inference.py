@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from st4vla.platform.contracts import ActionChunk, Observation, Policy, PolicySpec
+import numpy as np
+
+from st4vla.platform.contracts import ActionChunk, Observation, Policy, PolicySpec, Spatial
 from st4vla.platform.errors import ConfigError, PolicyError, WorkerLost
 from st4vla.workers.rollout.policies import acting_for
 
@@ -20,7 +22,11 @@ RESTART_POLL_S = 0.2
 
 
 class PolicyClient(Protocol):
-    """A policy as the rollout loop of one world uses it: one observation in, one chunk out."""
+    """A policy as the rollout loop of one world uses it: one observation in, one chunk out.
+
+    `read_out` says for each picture, under its instruction, what the planner sees; nothing at all for a policy without
+    a planner that answers.
+    """
 
     @property
     def spec(self) -> PolicySpec: ...
@@ -28,6 +34,14 @@ class PolicyClient(Protocol):
     def reset(self, session_id: str) -> None: ...
 
     def act(self, observation: Observation, session_id: str, noise_key: tuple[int, int]) -> ActionChunk: ...
+
+    def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]: ...
+
+
+def read_out_of(policy: Any, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+    """Ask a policy's planner what it sees; [] where it has none."""
+    ask = getattr(policy, "read_out", None)
+    return [] if ask is None else ask(images, instructions)
 
 
 class LocalClient:
@@ -48,6 +62,10 @@ class LocalClient:
     def act(self, observation: Observation, session_id: str, noise_key: tuple[int, int]) -> ActionChunk:
         """Ask with a batch of one."""
         return self._policy.act([observation], [session_id], [noise_key])[0]
+
+    def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+        """Ask its planner."""
+        return read_out_of(self._policy, images, instructions)
 
 
 class HasRobot(Protocol):
@@ -84,6 +102,10 @@ class PerRobotClient:
     def act(self, observation: Observation, session_id: str, noise_key: tuple[int, int]) -> ActionChunk:
         """Ask for that robot."""
         return self._client.act(observation, session_id, noise_key)
+
+    def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+        """Ask the planner, which is the same for all robots."""
+        return self._client.read_out(images, instructions)
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,11 @@ class BatchCollector:
         elif self._timer is None:
             self._timer = loop.call_later(self._config.max_wait_ms / 1000, self._close)
         return await answer
+
+    async def alone(self, compute: Callable[[], Any]) -> Any:
+        """Compute something else between two batches."""
+        async with self._computing:
+            return await asyncio.to_thread(compute)
 
     def _close(self) -> None:
         if self._timer is not None:
@@ -199,6 +226,10 @@ class InferenceServer:
         """Answer one observation, computed in a batch with whatever else has arrived."""
         return await self._collector.ask((observation, session_id, noise_key, statistics_key))
 
+    async def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+        """Ask its planner what it sees."""
+        return await self._collector.alone(lambda: read_out_of(self._policy(""), images, instructions))
+
     async def _act_batch(self, requests: Sequence[Request]) -> Sequence[ActionChunk]:
         return await asyncio.to_thread(self._act, requests)
 
@@ -256,6 +287,10 @@ class ActorClient:
             WorkerLost: the actor died before it answered.
         """
         return self._get(self._actor.act.remote(observation, session_id, noise_key, self._statistics_key))
+
+    def read_out(self, images: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Spatial]:
+        """Send pictures and wait for what the planner sees in them; raises as `act` does."""
+        return self._get(self._actor.read_out.remote(list(images), list(instructions)))
 
     def _get(self, reference: Any) -> Any:
         import ray

@@ -21,11 +21,13 @@ from st4vla.workers.rollout.film import (
     LAST_FRAME_REPEATS,
     MARK,
     PAPER,
+    chosen_looks,
     compose,
     draw_spatial,
     film_episode,
     fit,
     look_at,
+    with_read_outs,
 )
 from st4vla.workers.rollout.recordings import load_recording, save_recording
 
@@ -67,6 +69,32 @@ def test_a_wide_picture_keeps_its_shape_and_a_read_out_of_a_square_one_its_place
     frame = compose({"camera": view}, SPEC, recording, failed_result(SPEC, "task", ""), 0)
     assert tuple(frame[BANNER + 144, 192]) == MARK
     assert tuple(frame[BANNER + 300, 192]) == PAPER
+
+
+def looks_at(*steps: int, instruction: str = "go") -> list[Look]:
+    return [Look(step, instruction, None, (64, 48)) for step in steps]
+
+
+def test_of_many_looks_an_even_choice_is_asked_about_and_every_new_instruction():
+    assert chosen_looks(looks_at(*range(5))) == [0, 1, 2, 3, 4]
+    assert chosen_looks(looks_at(*range(9)), most=3) == [0, 4, 8]
+    assert chosen_looks(looks_at(0, 1, 2) + looks_at(3, 4, 5, instruction="stop"), most=2) == [0, 3, 5]
+    assert chosen_looks([Look(0, "go", None)]) == []
+
+
+def test_what_the_planner_answers_is_drawn_beside_where_the_plan_pointed():
+    pointed = Look(1, "go", Spatial("go", points=((5, 6),)), (64, 48))
+    views = [{"main": np.full((480, 640, 3), step, np.uint8)} for step in range(3)]
+    shown: list[tuple[tuple[int, ...], int]] = []
+
+    def read_out(images, instructions):
+        shown.extend((image.shape, int(image[0, 0, 0])) for image in images)
+        return [Spatial("dot", (1, 2, 3, 4), trajectory=((5, 6), (7, 8)))] * len(images)
+
+    (look,) = with_read_outs([pointed], views, read_out)
+    assert look.spatial == Spatial("dot", (1, 2, 3, 4), ((5, 6),), ((5, 6), (7, 8)))
+    assert shown == [((48, 64, 3), 1)]
+    assert with_read_outs([pointed], views, lambda images, instructions: []) == (pointed,)
 
 
 def test_films_of_different_variants_have_different_names():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from st4vla.envs.dot_world import DotWorld
-from st4vla.platform.contracts import ActionChunk, EpisodeSpec, PolicySpec
+from st4vla.platform.contracts import ActionChunk, EpisodeSpec, PolicySpec, Spatial
 from st4vla.platform.errors import PolicyError
 from st4vla.workers.rollout.pilot import Pilot
 
@@ -27,6 +27,9 @@ class Counting:
         rows = 10 * len(self.keys) + np.arange(4)
         self.keys.append(noise_key)
         return ActionChunk(np.repeat(rows[:, None], self.width, axis=1).astype(np.float32))
+
+    def read_out(self, images, instructions) -> list[Spatial]:
+        return []
 
 
 def world() -> DotWorld:
