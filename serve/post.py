@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from st4vla.platform.contracts import PolicySpec
+import numpy as np
+
+from st4vla.platform.contracts import PolicySpec, Spatial
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
@@ -133,7 +135,7 @@ class Post:
         self._config = config
         self._control = control
         self._board: BoardLink = board or NearBoard()
-        self.watch = Watch(config.watch, self.name, self._waiting, self._stops)
+        self.watch = Watch(config.watch, self.name, self._waiting, self._stops, self._read_out)
         made = [*self.watch.observers, *(function_of(dotted)() for dotted in config.watchers)]
         loader = partial(load, config=config.loader, tracking_uri=config.tracking_uri)
         self.house = House(loader, config.replica, check=config.check_fit)
@@ -255,6 +257,10 @@ class Post:
     def _stops(self) -> dict[str, str]:
         """Give the stops in force as watchers name them: "*" is the fleet."""
         return {robot or FLEET: reason for robot, reason in self.desk.state.stopped.items()}
+
+    def _read_out(self, robot: str, image: np.ndarray, instruction: str) -> Spatial | None:
+        """Ask the planner of the model that answers a robot what it sees; blocks, for a thread."""
+        return self.house.choose(robot).replica.read_out(image, instruction)
 
     def _facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Say in a few words how this process is, and what is deployed."""

@@ -210,6 +210,11 @@ class Replica:
         deadline_s = arrived_s + self._config.ground_deadline_ms / 1000
         return (await self._grounding.ask((answer, image, question), "", deadline_s)).value
 
+    def read_out(self, image: np.ndarray, instruction: str) -> Spatial | None:
+        """Let System 2 say what it sees, never beside a question; None from a policy that cannot. Blocks its thread."""
+        ask = getattr(self.systems, "read_out", None)
+        return self._threads["ground"].submit(ask, image, instruction).result() if ask else None
+
     async def close(self) -> None:
         """Answer what waits and stop."""
         await self._acting.close()

@@ -110,6 +110,13 @@ class DualSystems:
         (answer,) = self._policy.ground([image], [question])
         return answer.text, answer.spatial
 
+    def read_out(self, image: np.ndarray, instruction: str) -> Spatial | None:
+        """Say which object System 2 sees an instruction to be about, its box and the way; None where it cannot."""
+        if not hasattr(self._policy, "read_out"):
+            return None
+        (seen,) = self._policy.read_out([image], [instruction])
+        return seen
+
 
 class OneSystem:
     """A policy that only acts: its plan is whatever it makes for itself, and old chunks are not continued."""

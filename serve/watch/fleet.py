@@ -1,11 +1,10 @@
 """Remember how each robot of one replica is doing, for the fleet page.
 
 `FleetView` is told of every event and keeps the newest of each robot: a few numbers, the last frame and what the
-planner said of it. `snapshot` turns that into plain values once in a while; frames become JPEG only then, and only
+planner said of it. `snapshot` turns that into plain values once in a while; frames become pictures only then, and only
 those that are new. Robots name themselves, so their number is bounded: the one unheard of for longest makes room.
 """
 
-import io
 import statistics
 import threading
 import time
@@ -14,11 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from st4vla.platform.errors import ConfigError
 from st4vla.platform.wire.stamps import plain_spatial
 from st4vla.serve.events import Ended, Event, Opened, Refused, Served, Stopped, Trouble
+from st4vla.serve.watch.pictures import Picture, PictureMaker, ReadOut, first_image
 
 FLEET = "*"
 LONGEST_TEXT = 200
@@ -35,6 +33,8 @@ class FleetConfig:
         window: answers that a robot's latency is taken from.
         frame_every_s: a robot's picture is made anew at most this often.
         frame_px: longest side of the picture.
+        read_outs: pictures a second that the planner is asked about while somebody looks, for boxes and traces; 0 for
+            none.
         troubles: the newest troubles kept.
     """
 
@@ -42,6 +42,7 @@ class FleetConfig:
     window: int = 64
     frame_every_s: float = 1.0
     frame_px: int = 320
+    read_outs: int = 2
     troubles: int = 20
 
     def __post_init__(self) -> None:
@@ -49,6 +50,8 @@ class FleetConfig:
         for name in ("max_robots", "window", "frame_px", "troubles"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"fleet.{name} is {getattr(self, name)}; expected 1 or more.")
+        if self.read_outs < 0:
+            raise ConfigError(f"fleet.read_outs is {self.read_outs}; expected 0 or more.")
 
 
 @dataclass
@@ -67,9 +70,7 @@ class RobotState:
     last_intervention: Mapping[str, Any] = field(default_factory=dict)
     last_refusal: Mapping[str, Any] = field(default_factory=dict)
     answers: deque[tuple[float, float]] = field(default_factory=deque)
-    frame: bytes = b""
-    frame_at: float = 0.0
-    framed: Served | None = None
+    picture: Picture = field(default_factory=Picture)
 
 
 class FleetView:
@@ -78,6 +79,7 @@ class FleetView:
     Args:
         stops: gives the emergency stops in force, {robot or "*": reason}; without it they are known from events.
         clock: Unix time in seconds.
+        read_out: asks the planner about a picture.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class FleetView:
         config: FleetConfig = FleetConfig(),
         stops: Callable[[], Mapping[str, str]] | None = None,
         clock: Callable[[], float] = time.time,
+        read_out: ReadOut | None = None,
     ) -> None:
         self.config, self._clock = config, clock
+        self._maker = PictureMaker(config.frame_px, config.read_outs, read_out, clock)
         self._lock = threading.Lock()
         self._robots: OrderedDict[str, RobotState] = OrderedDict()
         self._versions: deque[tuple[float, str, str, bool]] = deque(maxlen=20_000)
@@ -127,18 +131,13 @@ class FleetView:
         now, wanted = self._clock(), []
         with self._lock:
             for state in self._robots.values():
-                if state.last is not state.framed and now - state.frame_at >= self.config.frame_every_s:
-                    wanted.append((state, state.last))
-        for state, event in wanted:
-            state.frame = to_jpeg(_first_image(event), self.config.frame_px)
-            state.frame_at, state.framed = now, event
+                if state.last is not state.picture.event and now - state.picture.at >= self.config.frame_every_s:
+                    wanted.append((state.picture, state.last))
+        self._maker.renew(wanted)
         with self._lock:
             have = since or {}
-            return {
-                name: (state.frame_at, state.frame)
-                for name, state in self._robots.items()
-                if state.frame and have.get(name) != state.frame_at
-            }
+            pictures = {name: state.picture for name, state in self._robots.items()}
+            return {name: (one.at, one.jpeg) for name, one in pictures.items() if one.jpeg and have.get(name) != one.at}
 
     def _note_served(self, event: Served) -> None:
         state = self._state(event.robot, event.at)
@@ -187,22 +186,6 @@ class FleetView:
         return state
 
 
-def to_jpeg(image: np.ndarray, longest_px: int) -> bytes:
-    """Make a small picture of uint8 [H,W,3]."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    picture.thumbnail((longest_px, longest_px))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
-
-
-def _first_image(event: Served) -> np.ndarray:
-    images = event.observation.images
-    return next(iter(images.values())) if images else np.zeros((2, 2, 3), np.uint8)
-
-
 def _robot(state: RobotState, now: float) -> dict[str, Any]:
     latencies = sorted(latency for _, latency in state.answers)
     recent = sum(now - at <= RATE_WINDOW_S for at, _ in state.answers)
@@ -221,15 +204,15 @@ def _robot(state: RobotState, now: float) -> dict[str, Any]:
         "history_ms": [round(latency, 1) for _, latency in state.answers],
         "last_intervention": dict(state.last_intervention),
         "last_refusal": dict(state.last_refusal),
-        "frame_at": state.frame_at,
+        "frame_at": state.picture.at,
     }
-    return facts | (_last(state.last, state.framed) if state.last else {})
+    return facts | (_last(state.last, state.picture) if state.last else {})
 
 
-def _last(event: Served, framed: Served | None) -> dict[str, Any]:
+def _last(event: Served, picture: Picture) -> dict[str, Any]:
     """Give the newest answer's facts; what the planner said goes with the frame that is shown, not with a newer one."""
-    shown = framed or event
-    height, width = _first_image(shown).shape[:2]
+    shown, spatial = (picture.event, picture.spatial) if picture.event else (event, event.spatial)
+    height, width = first_image(shown).shape[:2]
     return {
         "session": event.session,
         "sequence": event.sequence,
@@ -242,7 +225,7 @@ def _last(event: Served, framed: Served | None) -> dict[str, Any]:
         "batch_size": event.batch_size,
         "timing_ms": dict(event.timing_ms),
         "frame_size": [width, height],
-        "spatial": None if shown.spatial is None else plain_spatial(shown.spatial),
+        "spatial": None if spatial is None else plain_spatial(spatial),
     }
 
 

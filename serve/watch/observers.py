@@ -22,6 +22,7 @@ from st4vla.serve.watch.board import Report
 from st4vla.serve.watch.fleet import FleetConfig, FleetView
 from st4vla.serve.watch.metrics import FleetMetrics, MetricsConfig
 from st4vla.serve.watch.pages import BoardLink
+from st4vla.serve.watch.pictures import ReadOut
 
 log = logging.getLogger(__name__)
 REPORT_S = 1.0
@@ -60,6 +61,7 @@ class Watch:
         replica: the process's name.
         waiting: gives the number of requests that wait for a batch.
         stops: gives the emergency stops in force, {robot or "*": reason}.
+        read_out: asks the planner about a picture of the fleet page.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class Watch:
         replica: str,
         waiting: Callable[[], int] = lambda: 0,
         stops: Callable[[], Mapping[str, str]] | None = None,
+        read_out: ReadOut | None = None,
     ) -> None:
         self.replica = replica
         self.metrics = FleetMetrics(config.metrics, waiting, stops)
-        self.fleet = FleetView(config.fleet, stops)
+        self.fleet = FleetView(config.fleet, stops, read_out=read_out)
         self.audit = AuditLog(config.audit_log) if config.audit else None
         self.recorder = Recorder(config.recorder, self._report_trouble) if config.record else None
         if self.recorder:

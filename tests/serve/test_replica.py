@@ -170,6 +170,7 @@ def test_a_policy_of_one_system_is_served_too() -> None:
         assert first.actions.shape == (8, 7) and np.array_equal(first.actions, again.actions)
         with pytest.raises(WireError, match="no planner"):
             await replica.ground(np.zeros((4, 4, 3), np.uint8), "where?")
+        assert replica.read_out(np.zeros((4, 4, 3), np.uint8), "lift") is None
         await replica.close()
 
     asyncio.run(story())

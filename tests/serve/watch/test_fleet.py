@@ -6,15 +6,17 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from st4vla.platform.contracts import Spatial
 from st4vla.serve.events import Ended, Opened, Refused, Served, Stopped, Trouble
 from st4vla.serve.watch.board import Board, Report
 from st4vla.serve.watch.fleet import FleetConfig, FleetView
+from st4vla.serve.watch.pictures import ReadOut
 
 MakeServed = Callable[..., Served]
 
 
-def view(now: float = 1002.0, **config) -> FleetView:
-    return FleetView(FleetConfig(**config), clock=lambda: now)
+def view(now: float = 1002.0, read_out: ReadOut | None = None, **config) -> FleetView:
+    return FleetView(FleetConfig(**config), clock=lambda: now, read_out=read_out)
 
 
 def test_a_robot_is_shown_by_its_newest_answer(make_served: MakeServed) -> None:
@@ -41,6 +43,36 @@ def test_a_picture_is_made_once_and_its_marks_stay_with_it(make_served: MakeServ
     assert fleet.pictures({"arm-1": at}) == {}
     (robot,) = fleet.snapshot()["robots"]
     assert robot["sequence"] == 5 and robot["spatial"]["box"] == [2, 3, 8, 9]
+
+
+def test_the_planner_is_asked_about_a_few_pictures_and_its_marks_join_the_plans_point(make_served: MakeServed) -> None:
+    asked: list[tuple[str, tuple[int, ...], str]] = []
+
+    def read_out(robot: str, image: np.ndarray, instruction: str) -> Spatial:
+        asked.append((robot, image.shape, instruction))
+        return Spatial("red cube", (1, 2, 3, 4), trajectory=((5, 6), (7, 8)))
+
+    fleet = view(read_out=read_out, read_outs=2)
+    for robot in ("a", "b", "c"):
+        fleet(make_served(0, robot=robot, spatial=Spatial("lift", points=((9, 9),))))
+    assert fleet.snapshot()["robots"][0]["spatial"]["box"] is None
+    assert asked == []
+    fleet.pictures()
+    assert asked == [("a", (16, 16, 3), "lift"), ("b", (16, 16, 3), "lift")]
+    shown = [robot["spatial"] for robot in fleet.snapshot()["robots"]]
+    assert [one["box"] for one in shown] == [[1, 2, 3, 4], [1, 2, 3, 4], None]
+    assert [one["points"] for one in shown] == [[[9, 9]]] * 3
+    assert shown[0]["label"] == "red cube" and shown[0]["trajectory"] == [[5, 6], [7, 8]]
+
+
+def test_a_planner_that_fails_leaves_the_picture_and_the_plans_point(make_served: MakeServed) -> None:
+    def read_out(robot: str, image: np.ndarray, instruction: str) -> Spatial:
+        raise RuntimeError("out of memory")
+
+    fleet = view(read_out=read_out)
+    fleet(make_served(0, spatial=Spatial("lift", points=((9, 9),))))
+    assert list(fleet.pictures()) == ["arm-1"]
+    assert fleet.snapshot()["robots"][0]["spatial"]["points"] == [[9, 9]]
 
 
 def test_robots_beyond_the_bound_make_room_in_order_of_silence(make_served: MakeServed) -> None:
