@@ -122,6 +122,7 @@ class Control:
         self._reports: dict[str, tuple[float, dict[str, Any]]] = {}
         self._keys_read: tuple[float, int] | None = None
         self._trouble = ""
+        self._unwritten = ""
 
     async def begin(
         self, models: Mapping[str, str], production: str, keys_required: bool = False, folder: str = ""
@@ -226,9 +227,13 @@ class Control:
         return await self._become(replace(state, routes=back))
 
     async def stop(self, robot: str = FLEET, reason: str = "") -> State:
-        """Refuse actions to a robot, or to the whole fleet, until it is released."""
+        """Refuse actions to a robot, or to the whole fleet, until it is released.
+
+        A stop holds also where the record cannot be written; the status then says so.
+        """
         state = self._current()
-        return await self._become(replace(state, stopped={**state.stopped, robot: reason or "emergency stop"}))
+        stopped = {**state.stopped, robot: reason or "emergency stop"}
+        return await self._become(replace(state, stopped=stopped), in_any_case=True)
 
     async def release(self, robot: str = FLEET) -> State:
         """Give actions to a robot, or to the fleet, again."""
@@ -242,7 +247,8 @@ class Control:
 
     async def status(self) -> dict[str, Any]:
         """Give the state and what every living replica last reported."""
-        return {**self._current().as_plain(), "trouble": self._trouble, "replicas": self._living()}
+        trouble = " ".join(filter(None, (self._unwritten, self._trouble)))
+        return {**self._current().as_plain(), "trouble": trouble, "replicas": self._living()}
 
     def _living(self) -> dict[str, dict[str, Any]]:
         """Give the last report of each replica that is still heard of."""
@@ -294,7 +300,7 @@ class Control:
         if self._state is not None and self._keys_read != (seen := (entry.st_mtime_ns, entry.st_ino)):
             keys = file.read()
             required = self._state.keys_required or bool(keys)
-            await self._become(replace(self._state, keys=keys, keys_required=required))
+            await self._become(replace(self._state, keys=keys, keys_required=required), in_any_case=True)
             self._keys_read = seen
 
     def _move(self, folder: Path) -> None:
@@ -306,9 +312,25 @@ class Control:
             required = here.keys_required or (there is not None and there.keys_required)
             self._state = replace(here, stopped=stopped, keys_required=required, keys=())
 
-    async def _become(self, state: State) -> State:
+    async def _become(self, state: State, in_any_case: bool = False) -> State:
+        """Take up a state and wake who follows.
+
+        Args:
+            in_any_case: also where the record cannot be written: for what protects.
+
+        Raises:
+            WireError: "unavailable": the record cannot be written.
+        """
         state = replace(state, revision=state.revision + 1)
-        write_record(self._folder, state)
+        try:
+            write_record(self._folder, state)
+            self._unwritten = ""
+        except OSError as error:
+            why = f"{self._folder / RECORD} cannot be written ({error.strerror}); free some space and try again."
+            if not in_any_case:
+                raise WireError("unavailable", "", f"Nothing was changed: {why}") from error
+            self._unwritten = f"Stops and keys hold, but the newest would be forgotten with their keeper: {why}"
+            log.error("%s", self._unwritten)
         self._state = state
         async with self._changed:
             self._changed.notify_all()

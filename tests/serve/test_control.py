@@ -1,6 +1,7 @@
 """The control record survives its keeper, wakes its followers, and knows the way back."""
 
 import asyncio
+import resource
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from st4vla.platform.errors import WireError
 from st4vla.serve.access import KeyFile, Lock, RateConfig
-from st4vla.serve.control import Control, Routes, State
+from st4vla.serve.control import Control, Routes, State, recorded
 from st4vla.serve.desk import Desk
 from st4vla.serve.events import Observers
 from st4vla.serve.house import House, in_canary
@@ -116,6 +117,27 @@ def test_a_stop_is_for_one_robot_or_for_all(tmp_path: Path) -> None:
         assert state.stop_reason("leg") is None and state.stop_reason("arm") == "smoke"
 
     told(tmp_path, story)
+
+
+def test_a_stop_holds_where_the_record_cannot_be_written_and_nothing_else_is_changed(tmp_path: Path) -> None:
+    async def story(control: Control) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # Python ignores the signal that comes with it
+        try:
+            assert (await control.stop("arm-1", "smoke")).stop_reason("arm-1") == "smoke"
+            assert "control.json cannot be written (File too large)" in (await control.status())["trouble"]
+            with pytest.raises(WireError, match="Nothing was changed: .*free some space") as refused:
+                await control.release("arm-1")
+            assert refused.value.kind == "unavailable"
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (await control.status())["stopped"] == {"arm-1": "smoke"}
+        await control.stop("arm-2", "fire")
+        assert (await control.status())["trouble"] == ""
+
+    told(tmp_path, story)
+    kept = recorded(tmp_path)
+    assert kept is not None and dict(kept.stopped) == {"arm-1": "smoke", "arm-2": "fire"}
 
 
 def test_a_restarted_keeper_goes_on_where_it_was(tmp_path: Path) -> None:
