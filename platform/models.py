@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
-from st4vla.platform.tracking_store import NEWEST, MlflowStore
+from st4vla.platform.tracking_store import NEWEST
 
 SCHEME = "models:/"
 PATTERN = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
@@ -21,37 +21,45 @@ def fetch_model(uri: str, tracking_uri: str, cache: str | Path = "runs/models") 
     Raises:
         ConfigError: the name is of another form, there is no such model, or its files are gone.
     """
-    match = PATTERN.fullmatch(uri)
-    if match is None:
-        raise ConfigError(f"{uri!r} names no model; expected models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME.")
-    client = MlflowStore(tracking_uri, "st4vla").client
-    version = find_version(client, tracking_uri, **match.groupdict())
-    external = version.tags.get("mlflow.model.isExternal") or _is_external(client, version)
-    if external:
+    version = find_version(uri, tracking_uri)
+    if version.tags.get("mlflow.model.isExternal") or _is_external(version, tracking_uri):
         return _where_it_lies(uri, version)
-    folder = Path(cache).resolve() / f"{match['name']}-{version.version}"
+    folder = Path(cache).resolve() / f"{version.name}-{version.version}"
     return folder if folder.is_dir() else download(version, folder, tracking_uri)
 
 
-def find_version(client: Any, store: str, name: str, alias: str | None, version: str | None) -> Any:
-    """Look a version up in the registry."""
+def find_version(uri: str, tracking_uri: str) -> Any:
+    """Look up in the registry, "" for MLflow's own choice of one, which version a name means now.
+
+    Raises:
+        ConfigError: the name is of another form, or there is no such model.
+    """
     from mlflow.exceptions import MlflowException
 
+    match = PATTERN.fullmatch(uri)
+    if match is None:
+        raise ConfigError(f"{uri!r} names no model; expected models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME.")
+    client, (name, alias, version) = _client(tracking_uri), match.group("name", "alias", "version")
     try:
         if version is not None:
             return client.get_model_version(name, version)
         return client.get_model_version_by_alias(name, alias or NEWEST)
     except MlflowException as error:
-        wanted = f"version {version}" if version else f"alias {alias or NEWEST!r}"
         raise ConfigError(
-            f"the registry at {store} has no model {name!r} with {wanted}: {error.message}. `st4vla track ui` shows "
-            "what it has."
+            f"the registry at {tracking_uri or 'the default store'} has no {uri}: {error.message} `st4vla track ui` "
+            "shows what it has; training with tracking registers a checkpoint."
         ) from error
 
 
-def _is_external(client: Any, version: Any) -> bool:
-    model_id = version.source.removeprefix(SCHEME)
-    return client.get_logged_model(model_id).tags.get("mlflow.model.isExternal") == "true"
+def _client(tracking_uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri or None, registry_uri=tracking_uri or None)
+
+
+def _is_external(version: Any, tracking_uri: str) -> bool:
+    model = _client(tracking_uri).get_logged_model(version.source.removeprefix(SCHEME))
+    return model.tags.get("mlflow.model.isExternal") == "true"
 
 
 def _where_it_lies(uri: str, version: Any) -> Path:

@@ -1,6 +1,6 @@
 """Find the model a reference names, and load it.
 
-models:/NAME@ALIAS, models:/NAME/VERSION    a version in the MLflow registry
+models:/NAME@ALIAS, models:/NAME/VERSION    a version in the MLflow registry; models:/NAME for the newest
 FOLDER                                      a checkpoint folder
 """
 
@@ -13,10 +13,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from st4vla.platform.errors import CheckpointError, ConfigError
-from st4vla.platform.models import download
+from st4vla.platform.models import SCHEME, download, find_version
 
 log = logging.getLogger(__name__)
-REGISTRY = "models:/"
 # Together they say which weights these are without reading gigabytes of them.
 TELLING = ("policy.yaml", "lineage.json", "statistics.json")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -63,11 +62,12 @@ def resolve(reference: str, loader: LoaderConfig, tracking_uri: str = "") -> Mod
     """Find what a reference names now; an alias that moves later does not move what was found.
 
     Raises:
-        CheckpointError: there is no such version or folder.
+        CheckpointError: there is no such folder.
+        ConfigError: there is no such version.
     """
     if loader.function:
         return ModelRef(reference if "@" in reference else f"{reference}@0", reference)
-    if reference.startswith(REGISTRY):
+    if reference.startswith(SCHEME):
         return _registered(reference, tracking_uri)
     given = Path(reference).expanduser().absolute()
     folder = given.resolve()
@@ -91,28 +91,10 @@ def digest_of(folder: Path) -> str:
 
 
 def _registered(reference: str, tracking_uri: str) -> ModelRef:
-    version = _version_of(reference, tracking_uri)
+    version = find_version(reference, tracking_uri)
     near = _near(version)
-    place = f"{REGISTRY}{version.name}/{version.version}" if near is None else str(near)
+    place = f"{SCHEME}{version.name}/{version.version}" if near is None else str(near)
     return ModelRef(f"{version.name}@{version.version}", place)
-
-
-def _version_of(reference: str, tracking_uri: str) -> Any:
-    """Look a version up in the registry."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    name, by_alias, wanted = reference.removeprefix(REGISTRY).partition("@")
-    if not by_alias:
-        name, _, wanted = name.partition("/")
-    client = MlflowClient(tracking_uri=tracking_uri or None, registry_uri=tracking_uri or None)
-    try:
-        return client.get_model_version_by_alias(name, wanted) if by_alias else client.get_model_version(name, wanted)
-    except MlflowException as error:
-        raise CheckpointError(
-            f"the registry at {tracking_uri or 'the default store'} has no {reference}: {error.message} Register a "
-            "checkpoint by training with tracking on, or give its folder."
-        ) from error
 
 
 def _near(version: Any) -> Path | None:
@@ -126,14 +108,13 @@ def fetched(place: str, cache: str | Path, tracking_uri: str = "") -> Path:
     """Give the folder of models:/NAME/VERSION on this machine, fetched if it is not there yet.
 
     Raises:
-        CheckpointError: there is no such version.
-        ConfigError: it holds no checkpoint.
+        ConfigError: there is no such version, or it holds no checkpoint.
     """
     store = hashlib.sha256(tracking_uri.encode()).hexdigest()[:8]  # two registries may have versions of one name
-    folder = Path(cache) / f"{place.removeprefix(REGISTRY).replace('/', '-')}-{store}"
+    folder = Path(cache) / f"{place.removeprefix(SCHEME).replace('/', '-')}-{store}"
     if folder.is_dir():  # a version never changes, so the registry need not be there
         return folder
-    version = _version_of(place, tracking_uri)
+    version = find_version(place, tracking_uri)
     return _near(version) or download(version, folder, tracking_uri)
 
 
@@ -156,7 +137,7 @@ def load(place: str, config: LoaderConfig, tracking_uri: str = "") -> Any:
     from st4vla.platform.checkpoint import load_policy, usable_device
     from st4vla.platform.policy.inference import InferenceConfig
 
-    if place.startswith(REGISTRY):
+    if place.startswith(SCHEME):
         place = str(fetched(place, config.cache, tracking_uri))
     inference = InferenceConfig(ddim_steps=config.ddim_steps, guidance=config.guidance, temperature=config.temperature)
     return load_policy(

@@ -32,7 +32,7 @@ def test_a_model_is_found_by_alias_by_version_and_where_it_lies(workplace: Path)
     assert fetch_model("models:/policy", store.uri) == newest
     assert (fetch_model("models:/policy/1", store.uri) / "policy.yaml").read_text() == "kind: first\n"
     assert fetch_model("models:/giant", store.uri) == big.resolve()
-    with pytest.raises(ConfigError, match="has no model 'policy' with alias 'champion'"):
+    with pytest.raises(ConfigError, match="has no models:/policy@champion"):
         fetch_model("models:/policy@champion", store.uri)
     (big / "policy.yaml").unlink()
     with pytest.raises(ConfigError, match="holds no checkpoint any more"):

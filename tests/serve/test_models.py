@@ -48,7 +48,7 @@ def test_an_alias_of_the_registry_finds_its_version(checkpoint: Path, tmp_path: 
         found = resolve(reference, LOADER, uri)
         assert (found.label, Path(found.place)) == (label, checkpoint)
     for wrong in ("models:/arm@canary", "models:/leg/1"):
-        with pytest.raises(CheckpointError, match="has no models:/"):
+        with pytest.raises(ConfigError, match="has no models:/"):
             resolve(wrong, LOADER, uri)
 
 
