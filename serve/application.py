@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
-from st4vla.serve.control import Control, State
+from st4vla.serve.control import Control
 from st4vla.serve.post import Post, PostConfig
+from st4vla.serve.state import State
 from st4vla.serve.watch.board import Board
 
 log = logging.getLogger(__name__)

@@ -20,12 +20,12 @@ from st4vla.platform.errors import WireError
 from st4vla.platform.wire.limits import DEFAULT_LIMITS, WireLimits
 from st4vla.platform.wire.stamps import ReplyStamp, RequestStamp, metadata, plain_spatial
 from st4vla.serve.access import Caller, Lock, RateConfig, Rates
-from st4vla.serve.control import Routes, State
 from st4vla.serve.events import Ended, Event, Observers, Opened, Refused, Served
 from st4vla.serve.house import Chosen, House
 from st4vla.serve.safety.guard import Safety, SafetyConfig
 from st4vla.serve.safety.interventions import Intervention
 from st4vla.serve.session import Session
+from st4vla.serve.state import Routes, State
 from st4vla.serve.systems import as_refusal
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any
 
 from st4vla.platform.contracts import PolicySpec
 from st4vla.platform.errors import WireError
-from st4vla.serve.control import Routes
 from st4vla.serve.replica import Replica, ReplicaConfig
 from st4vla.serve.session import Sessions
+from st4vla.serve.state import Routes
 from st4vla.serve.systems import Systems, systems_of
 
 log = logging.getLogger(__name__)

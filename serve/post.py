@@ -21,7 +21,7 @@ from st4vla.platform.contracts import PolicySpec, Spatial
 from st4vla.platform.errors import ConfigError, WireError
 from st4vla.platform.wire.limits import WireLimits
 from st4vla.serve.access import Lock, RateConfig
-from st4vla.serve.control import Control, State
+from st4vla.serve.control import Control
 from st4vla.serve.desk import Desk
 from st4vla.serve.doors.admin import AdminDoor
 from st4vla.serve.doors.asgi import Doors
@@ -35,6 +35,7 @@ from st4vla.serve.keymap import KeyMap
 from st4vla.serve.models import LoaderConfig, function_of, load, resolve
 from st4vla.serve.replica import ReplicaConfig
 from st4vla.serve.safety.guard import Safety, SafetyConfig
+from st4vla.serve.state import State
 from st4vla.serve.watch.fleet import FLEET
 from st4vla.serve.watch.observers import Watch, WatchConfig, keep_board
 from st4vla.serve.watch.pages import BoardLink, NearBoard, lay_fleet

@@ -10,11 +10,12 @@ import pytest
 
 from st4vla.platform.errors import WireError
 from st4vla.serve.access import KeyFile, Lock, RateConfig
-from st4vla.serve.control import Control, Routes, State, recorded
+from st4vla.serve.control import Control
 from st4vla.serve.desk import Desk
 from st4vla.serve.events import Observers
 from st4vla.serve.house import House, in_canary
 from st4vla.serve.replica import ReplicaConfig
+from st4vla.serve.state import Routes, State, recorded
 
 
 def told(folder: Path, story: Callable[[Control], Awaitable[None]]) -> None:

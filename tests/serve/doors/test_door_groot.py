@@ -16,13 +16,13 @@ import zmq.asyncio
 from benchmarks.fixed_latency import FixedLatencyPolicy
 from st4vla.platform.errors import ConfigError
 from st4vla.serve.access import KeyFile, Lock, RateConfig
-from st4vla.serve.control import Routes
 from st4vla.serve.desk import Desk
 from st4vla.serve.doors.groot import GrootConfig, GrootDoor
 from st4vla.serve.events import Ended, Event, Observers, Refused, Served
 from st4vla.serve.house import House
 from st4vla.serve.keymap import KeyMap
 from st4vla.serve.replica import ReplicaConfig
+from st4vla.serve.state import Routes
 
 KEYS = KeyMap(
     "groot", {"third_person": "video/front", "wrist": "video/wrist"}, ("state/arm", "state/hand"), "language/task"
