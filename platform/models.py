@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from st4vla.platform.errors import ConfigError
-from st4vla.platform.tracking_store import NEWEST
+from st4vla.platform.tracking_store import NEWEST, OneAtATime, prepare_mlflow
 
 SCHEME = "models:/"
 PATTERN = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
@@ -34,16 +34,18 @@ def find_version(uri: str, tracking_uri: str) -> Any:
     Raises:
         ConfigError: the name is of another form, or there is no such model.
     """
-    from mlflow.exceptions import MlflowException
-
     match = PATTERN.fullmatch(uri)
     if match is None:
         raise ConfigError(f"{uri!r} names no model; expected models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME.")
-    client, (name, alias, version) = _client(tracking_uri), match.group("name", "alias", "version")
+    name, alias, version = match.group("name", "alias", "version")
+    prepare_mlflow()
+    from mlflow.exceptions import MlflowException
+
     try:
-        if version is not None:
-            return client.get_model_version(name, version)
-        return client.get_model_version_by_alias(name, alias or NEWEST)
+        with OneAtATime(tracking_uri):  # the first look makes the database
+            if version is not None:
+                return _client(tracking_uri).get_model_version(name, version)
+            return _client(tracking_uri).get_model_version_by_alias(name, alias or NEWEST)
     except MlflowException as error:
         raise ConfigError(
             f"the registry at {tracking_uri or 'the default store'} has no {uri}: {error.message} `st4vla track ui` "

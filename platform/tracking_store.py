@@ -34,6 +34,14 @@ CLIENT_ENVIRONMENT = {
 }
 
 
+def prepare_mlflow() -> None:
+    """Let MLflow's clients in this process wait briefly and say little; before its first import."""
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
 class MlflowStore:
     """One experiment of one MLflow store; used by a single thread."""
 
@@ -46,14 +54,11 @@ class MlflowStore:
 
     def import_client(self) -> None:
         """Import MLflow now: its import must not race with others' when the sending thread first needs it."""
-        for name, value in CLIENT_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        prepare_mlflow()
         import mlflow.tracking
 
         if self.uri.startswith("sqlite:"):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
 
