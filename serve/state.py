@@ -5,12 +5,12 @@ keys have a file of their own.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from st4vla.platform.data.disk import replace_file
 from st4vla.serve.access import Key
 
 FLEET = ""
@@ -107,10 +107,4 @@ def recorded(folder: Path) -> State | None:
 def write_record(folder: Path, state: State) -> None:
     """Replace a folder's record whole."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / RECORD
-    part = file.with_suffix(".part")
-    with open(part, "w") as output:
-        json.dump(state.as_plain(), output, indent=1)
-        output.flush()
-        os.fsync(output.fileno())
-    os.replace(part, file)
+    replace_file(folder / RECORD, json.dumps(state.as_plain(), indent=1).encode(), sync=True)

@@ -23,19 +23,24 @@ def write_file(path: Path, content: bytes, sync: bool = False) -> None:
     Raises:
         DataError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with refused_by_disk(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(content)
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content, sync)
+
+
+def replace_file(path: Path, content: bytes, sync: bool = False) -> None:
+    """Do what `write_file` does in a folder that is there; what the disk raises is raised as it is."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def append_line(path: Path, line: str) -> None:
