@@ -23,6 +23,8 @@ from st4vla.serve.session import Session, SessionConfig, Sessions
 from st4vla.serve.systems import Continue, Systems
 
 log = logging.getLogger(__name__)
+# The fleet page leaves out a process that has told nothing of its robots for ten seconds.
+READ_OUT_PATIENCE_S = 5.0
 Question = tuple[Callable[[np.ndarray, str], tuple[str, Spatial | None]], np.ndarray, str]
 
 
@@ -211,9 +213,19 @@ class Replica:
         return (await self._grounding.ask((answer, image, question), "", deadline_s)).value
 
     def read_out(self, image: np.ndarray, instruction: str) -> Spatial | None:
-        """Let System 2 say what it sees, never beside a question; None from a policy that cannot. Blocks its thread."""
+        """Let System 2 say what it sees, never beside a question; None from a policy that cannot. Blocks its thread.
+
+        Raises:
+            TimeoutError: questions, or this one, take the planner too long.
+        """
         ask = getattr(self.systems, "read_out", None)
-        return self._threads["ground"].submit(ask, image, instruction).result() if ask else None
+        if ask is None:
+            return None
+        answer = self._threads["ground"].submit(ask, image, instruction)
+        try:
+            return answer.result(READ_OUT_PATIENCE_S)
+        finally:
+            answer.cancel()
 
     async def close(self) -> None:
         """Answer what waits and stop."""

@@ -47,13 +47,12 @@ def read_out(
     steps = ask("subgoal", images, instructions)
     names = [named_object(step.text) or named_object(said) for step, said in zip(steps, instructions, strict=True)]
     named = [row for row, name in enumerate(names) if name]
-    boxes = dict(zip(named, ask("box", [images[row] for row in named], [names[row] for row in named]), strict=True))
-    traces = ask("trace", images, instructions)
+    answers = ask("box", [images[row] for row in named], [names[row] for row in named])
+    boxed = [next((place.box for place in answer.places if place.box), None) for answer in answers]
+    boxes = dict(zip(named, boxed, strict=True))
+    answers = ask("trace", images, instructions)
+    traces = [next((place.trajectory for place in answer.places if place.trajectory), ()) for answer in answers]
     return [
-        Spatial(
-            label=name,
-            box=next((place.box for place in boxes[row].places if place.box), None) if row in boxes else None,
-            trajectory=next((place.trajectory for place in trace.places if place.trajectory), ()),
-        )
+        Spatial(label=name, box=boxes.get(row), trajectory=trace)
         for row, (name, trace) in enumerate(zip(names, traces, strict=True))
     ]

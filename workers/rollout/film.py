@@ -98,8 +98,9 @@ def chosen_looks(looks: Sequence[Look], most: int = MOST_READ_OUTS) -> list[int]
 
 
 def _as_seen(look: Look, views: Sequence[Views]) -> np.ndarray:
+    assert look.seen is not None  # such looks alone are chosen
     main = next(iter(views[look.step].values()))
-    return np.asarray(Image.fromarray(main).resize(look.seen or main.shape[1::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(main).resize(look.seen, Image.Resampling.BICUBIC))
 
 
 def compose(views: Views, spec: EpisodeSpec, recording: Recording, result: EpisodeResult, step: int) -> np.ndarray:
