@@ -1,14 +1,17 @@
-"""Write checkpoints behind the training step: copy what must be kept at once, write the copy on another thread.
+"""Write checkpoints behind the training step: take what must be kept, copy and write it on another thread.
 
-    begin(folder)   in the loop: copies weights and optimiser state, gives the function that writes them
-    finish()        behind the loop: that function; it touches nothing training still changes
+    begin(folder)   in the loop: takes weights and optimiser state, gives the function that writes them
+    finish()        behind the loop: that function; it copies what was taken, then writes the copy
 
-At most one checkpoint is being written; the next one waits for it, so memory holds one copy, the same pages each time.
+Weights and optimiser state rest from one update to the next, so the copying runs beside the next step's forward and
+backward, and only its update waits for it (CheckFreq, Mohan et al. 2021, calls this pipelined snapshots). At most one
+checkpoint is being written; the next one waits for it, so memory holds one copy, the same pages each time.
 """
 
+import contextlib
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,10 @@ Begin = Callable[[Path], Finish]
 class Snapshot:
     """Copy nested states to host memory that is used again by the next copy: fresh pages cost more than the copying.
 
-    What is taken is copied by `flush`, all at once; until then nobody may write to it. A copy is good from `settle`
-    until the next `take` of the same place. Between two calls of `settle` a tensor is copied once, however often it is
-    taken, unless it was written to in between. On a GPU the memory is pinned and all copies run as one queue.
+    What is taken is copied by `flush`, all at once; until then nobody may write to it. Whoever comes first copies, on
+    whatever thread, and the others wait for it. A copy is good from `settle` until the next `take` of the same place.
+    Between two calls of `settle` a tensor is copied once, however often it is taken, unless it was written to in
+    between. On a GPU the memory is pinned and all copies run as one queue, in the order of the device's other work.
     """
 
     def __init__(self) -> None:
@@ -34,6 +38,7 @@ class Snapshot:
         # By address and version; what was taken is held, lest another tensor be given its address.
         self._taken: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._one_copies = threading.Lock()
 
     def take(self, value: Any, *place: Any) -> Any:
         """Give a state's copy, which `flush` fills; a view becomes as small as it is."""
@@ -48,10 +53,11 @@ class Snapshot:
 
     def flush(self) -> None:
         """Begin to copy what was taken; on a CPU it is copied when this returns."""
-        if self._waiting:
-            values, kept = zip(*self._waiting, strict=True)
-            torch._foreach_copy_(kept, values, non_blocking=True)  # pyright: ignore[reportPrivateImportUsage]
-        self._waiting = []
+        with self._one_copies:
+            if self._waiting:
+                values, kept = zip(*self._waiting, strict=True)
+                torch._foreach_copy_(kept, values, non_blocking=True)  # pyright: ignore[reportPrivateImportUsage]
+            self._waiting = []
 
     def settle(self) -> None:
         """Wait until every copy is whole, and let go of what was copied."""
@@ -115,26 +121,35 @@ class Background:
 class Stopwatch:
     """Tell how long a checkpoint held up the loop, and how long it took until it was stored.
 
-    Either end may come first, on a thread of its own; both times are told at the second.
+    The loop may be held up more than once, until it says `go_on`. Either end may come first, on a thread of its own;
+    both times are told at the second.
     """
 
     def __init__(self, tell: Callable[[dict[str, float]], None], step: int, clock: Callable[[], float]) -> None:
         self._tell, self._step, self._clock = tell, step, clock
         self._began = clock()
+        self._held_up = 0.0
         self._seconds: dict[str, float] = {}
         self._one_end_at_a_time = threading.Lock()
 
+    @contextlib.contextmanager
+    def holds_up(self) -> Iterator[None]:
+        """Count what is done within as time that the loop was held up."""
+        began = self._clock()
+        yield
+        self._held_up += self._clock() - began
+
     def go_on(self) -> None:
-        """Note that the loop goes on."""
-        self._end("checkpoint/blocked_s")
+        """Note that nothing holds the loop up any more."""
+        self._end("checkpoint/blocked_s", self._held_up)
 
     def stands(self) -> None:
         """Note that the checkpoint is stored."""
-        self._end("checkpoint/whole_s")
+        self._end("checkpoint/whole_s", self._clock() - self._began)
 
-    def _end(self, name: str) -> None:
+    def _end(self, name: str, seconds: float) -> None:
         with self._one_end_at_a_time:
-            self._seconds[name] = self._clock() - self._began
+            self._seconds[name] = seconds
             if len(self._seconds) == 2:
                 self._seconds["checkpoint/whole_s"] = max(self._seconds.values())
                 self._tell({"step": float(self._step), **self._seconds})

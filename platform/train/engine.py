@@ -142,7 +142,10 @@ class TrainEngine:
         self._engine.backward(total)
 
     def step(self, step: int) -> dict[str, float]:
-        """Count a micro-batch and, at the step's last one, update the weights; give this step's rates by pattern."""
+        """Count a micro-batch and, at the step's last one, update the weights; give this step's rates by pattern.
+
+        What `save` took must have been copied by then: `snapshot.flush`.
+        """
         rates = set_learning_rates(self._optimiser, self.config.optimiser, step, self.config.steps)
         if self.config.engine.zero_stage == 0 and self._engine.is_gradient_accumulation_boundary():
             clip = self.config.optimiser.clip_norm or math.inf
@@ -168,20 +171,31 @@ class TrainEngine:
 
     @contextlib.contextmanager
     def whole_weights(self) -> Iterator[torch.nn.Module]:
-        """Give the policy with every weight present, gathered under ZeRO 3; averaged ones, where an average is kept."""
-        if self.config.engine.zero_stage < 3:
-            with self._average.in_place() if self._average else contextlib.nullcontext():
-                yield self.model
-            return
-        with self._zero.GatheredParameters(list(self.model.parameters())):
+        """Give the policy with every weight present, gathered under ZeRO 3; averaged ones, where an average is kept.
+
+        Such weights are only lent: what the snapshot takes of them is copied before they go again.
+        """
+        if self.config.engine.zero_stage < 3 and self._average is None:
             yield self.model
+            return
+        self.snapshot.flush()  # an average takes the place of weights that were taken before
+        with self._lent():
+            yield self.model
+            self.snapshot.settle()
+
+    def _lent(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.engine.zero_stage == 3:
+            return self._zero.GatheredParameters(list(self.model.parameters()))
+        assert self._average is not None
+        return self._average.in_place()
 
     def save(self, folder: Path, counters: Mapping[str, Any]) -> Finish:
-        """Copy this worker's shards of weights and optimiser, with the loop's counters.
+        """Take this worker's shards of weights and optimiser, with the loop's counters.
 
         Returns:
             the function that writes them under `folder`, for after `snapshot.settle`; it may run beside later steps,
-            but must end before the next call of this one, which copies to the same memory.
+            but must end before the next call of this one, which copies to the same memory. The next update must wait
+            for `snapshot.flush`.
 
         Raises:
             CheckpointError: from that function too, where the disk refuses.
@@ -194,7 +208,6 @@ class TrainEngine:
         with refused_by_disk(folder, CheckpointError, RuntimeError):
             self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"counters": dict(counters)})
             (folder / WORLD).write_text(json.dumps(self._world))
-        self.snapshot.flush()  # an average may take the weights' place next
 
         def write() -> None:
             with refused_by_disk(folder, CheckpointError, RuntimeError):  # which is what torch makes of a full disk

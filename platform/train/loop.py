@@ -50,8 +50,8 @@ class Reporter(Protocol):
     def checkpoint(self, step: int, begin: Begin, row: Row, stands: Finish) -> None:
         """Give every worker a folder for its part, and make all parts one checkpoint once they are written.
 
-        `begin` copies at once and gives the function that writes; that one may run beside the next steps. `stands` is
-        called when the checkpoint is stored.
+        `begin` takes what is to be kept and gives the function that copies and writes it; that one may run beside the
+        next steps. `stands` is called when the checkpoint is stored.
         """
         ...
 
@@ -137,6 +137,7 @@ class Trainer:
         self.clock = clock
         self.speed = speed
         self.meter = Meter()
+        self._saving: Stopwatch | None = None
 
     def run(self, start: int = 0) -> Row:
         """Train from step `start` to the last; give the last row."""
@@ -153,6 +154,7 @@ class Trainer:
                     row |= self._inspect(done, one)
             if last or self._due(done, self.config.saving.every):
                 self._save(done, row)
+        self._await_copy()
         return row
 
     @staticmethod
@@ -171,6 +173,7 @@ class Trainer:
             total, parts = self.engine.losses(batches)
             self.guard.hold(step + 1, batches, total.detach(), parts)
             self.engine.backward(total)
+            self._await_copy()
             rates = self.engine.step(step)
             self.guard.stepped(self.engine.norm)
             self.meter.took(self.clock() - began, total.detach().float(), parts)
@@ -226,9 +229,9 @@ class Trainer:
             with self.engine.whole_weights() as model:
                 if self.worker.rank == 0:
                     parts.append(self.write_policy(folder / "policy", model, done))
-                self.engine.snapshot.settle()
 
             def finish() -> None:
+                self.engine.snapshot.settle()
                 for write in parts:
                     write()
                 if self.worker.rank == 0:
@@ -236,8 +239,17 @@ class Trainer:
 
             return finish
 
-        self.reporter.checkpoint(done, begin, row, watch.stands)
-        watch.go_on()
+        with watch.holds_up():
+            self.reporter.checkpoint(done, begin, row, watch.stands)
+        self._saving = watch
+
+    def _await_copy(self) -> None:
+        """Wait, before the weights change, until what the last checkpoint took of them is copied."""
+        watch, self._saving = self._saving, None
+        if watch is not None:
+            with watch.holds_up():
+                self.engine.snapshot.flush()
+            watch.go_on()
 
     def _check_best(self, done: int, row: Row) -> None:
         """Raise ConfigError where nothing measures the figure that ranks checkpoints: any order would do then."""

@@ -59,7 +59,9 @@ def main(rank: int, world: int, port: int, zero_stage: int, folder: Path, resume
         if rank == 0:
             print(f"loss {step} {float(mean) / world:.5f}", flush=True)
         if not resume and step + 1 == SAVED_AFTER:
-            engine.save(state, {"step": SAVED_AFTER})()
+            write = engine.save(state, {"step": SAVED_AFTER})
+            engine.snapshot.settle()
+            write()
             dist.barrier()
     dist.barrier()
     # gloo's threads may abort a process that ends in the usual way just after its last collective; the work is done.

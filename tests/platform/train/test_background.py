@@ -42,18 +42,22 @@ def test_one_thing_runs_at_a_time_and_its_error_is_not_lost():
 
 
 def test_the_stopwatch_tells_what_the_loop_waited_and_what_the_whole_took():
-    ticks, rows = iter([10.0, 10.5, 14.0]), []
+    ticks, rows = iter([10.0, 10.0, 10.5, 12.0, 12.25, 14.0]), []
     watch = Stopwatch(rows.append, 7, lambda: next(ticks))
+    for _ in range(2):
+        with watch.holds_up():
+            pass
     watch.go_on()
     assert rows == []
     watch.stands()
-    assert rows == [{"step": 7.0, "checkpoint/blocked_s": 0.5, "checkpoint/whole_s": 4.0}]
+    assert rows == [{"step": 7.0, "checkpoint/blocked_s": 0.75, "checkpoint/whole_s": 4.0}]
 
 
 def test_a_checkpoint_that_is_written_in_the_loop_hides_nothing():
-    ticks, rows = iter([10.0, 13.0, 13.5]), []
+    ticks, rows = iter([10.0, 10.0, 13.0, 13.5]), []
     watch = Stopwatch(rows.append, 7, lambda: next(ticks))
-    watch.stands()
+    with watch.holds_up():
+        watch.stands()
     watch.go_on()
     assert rows == [{"step": 7.0, "checkpoint/blocked_s": 3.5, "checkpoint/whole_s": 3.5}]
 
@@ -80,6 +84,29 @@ def test_a_tensor_is_copied_once_unless_it_was_written_to():
     lent = snapshot.take({"w": weights}, "policy")["w"]
     snapshot.settle()
     assert lent.tolist() == [1.0] * 4 and first.tolist() == [0.0] * 4
+
+
+def test_an_update_waits_for_the_copy_that_another_thread_makes(monkeypatch: pytest.MonkeyPatch):
+    copy, begun, gate = torch._foreach_copy_, threading.Event(), threading.Event()
+
+    def slow_copy(*args: object, **options: object) -> object:
+        begun.set()
+        gate.wait()
+        return copy(*args, **options)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", slow_copy)
+    snapshot, weights = Snapshot(), torch.zeros(4)
+    kept = snapshot.take(weights, "file")
+    behind, update = threading.Thread(target=snapshot.settle), threading.Thread(target=snapshot.flush)
+    behind.start()
+    begun.wait()
+    update.start()
+    assert update.is_alive()
+    gate.set()
+    update.join()
+    weights += 1
+    behind.join()
+    assert kept.tolist() == [0.0] * 4
 
 
 def test_a_loop_that_failed_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
