@@ -58,7 +58,7 @@ class Ladder:
         """Collect demonstrations and render still scenes, once for all arms."""
         one = self.settings
         collect = {"out": self.run / "dataset", "tasks": one["tasks"], "episodes": one["demonstrations"]}
-        stills = {"out": self.run / "stills", "scenes": one["stills"], "cameras": ["third_person"]}
+        stills = {"out": self.run / "stills", "tasks": one["tasks"], "scenes": one["stills"], "cameras": ["third_person"]}
         return [
             self._step("collect demonstrations", "collect", collect | self.common),
             self._step("render still scenes", "stills", stills),
@@ -75,6 +75,7 @@ class Ladder:
     def training(self, seed: int) -> dict[str, Any]:
         """Give the settings that all training of a seed shares."""
         one = self.settings
+        policy = {f"policy.{key}": value for key, value in one["policy_settings"].items()}
         return {
             "policy": one["preset"],
             "data": [{"path": str(self.run / "dataset"), "options": one["data_options"]}],
@@ -82,7 +83,7 @@ class Ladder:
             "seed": seed,
             "workers": one["workers"],
             "questions.weights": one["with_target"],
-        } | self.common
+        } | (policy | self.common)
 
     def _stage_1(self, seed: int) -> Step:
         settings = (

@@ -49,11 +49,12 @@ def test_every_step_composes_and_arms_differ_only_in_what_they_add(tmp_path: Pat
     stage_1, vanilla, cotrained, guided, full = (job_of(step) for step in steps if step.words[0] == "train")
     assert stage_1.parent == vanilla.parent == cotrained.parent == guided.parent
     assert full.parent.endswith("seed_1/stage_1/checkpoint")
-    assert {job.train.steps for job in (vanilla, cotrained, guided, full)} == {1200}
+    assert {job.train.steps for job in (vanilla, cotrained, guided, full)} == {1000}
     assert (vanilla.train.batch.grounding, cotrained.train.batch.grounding) == (0, 16)
     assert vanilla.policy.prompt.action == cotrained.policy.prompt.action == "Your task is {instruction}."
     assert guided.policy.prompt.action == full.policy.prompt.action != vanilla.policy.prompt.action
     assert cotrained.reading.questions.weight("target") == 0.0
+    assert {job.policy.expert.temperature for job in (stage_1, vanilla, full)} == {1.0}
     assert guided.train == full.train and guided.policy == full.policy and guided.train.seed == 1
 
 
